@@ -1,0 +1,1 @@
+"""Backends: where models are run, timed, trained or tuned."""

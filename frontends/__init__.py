@@ -1,0 +1,1 @@
+"""Frontends: how models and calibration data come in."""
