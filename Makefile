@@ -1,0 +1,55 @@
+# One command per need. Each makes its own virtual environment (python3 >= 3.10 with venv is all that must be there).
+PYTHON ?= python3
+VENV   ?= .venv
+JOBS   ?= 2
+BIN    := $(VENV)/bin
+RUN     = $(BIN)/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint format bench clean
+
+help:
+	@echo 'make demo    fetch a pretrained text recogniser, halve its MACs, check and compare it'
+	@echo 'make test    the test suite (about a minute or two)'
+	@echo 'make slow    the slow tests'
+	@echo 'make lint    style and types'
+	@echo 'make format  put the style right'
+	@echo 'make bench   the benchmarks'
+
+# Environments: pip runs again only when pyproject.toml changes.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo 'pruneopt needs Python 3.10 or later: make PYTHON=/path/to/python3.x'; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.user: pyproject.toml | $(BIN)/python
+	$(RUN) pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(RUN) pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.user
+
+demo: $(VENV)/.user
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev
+	$(RUN) pytest -q -n $(JOBS) -m 'not slow'
+
+slow: $(VENV)/.dev
+	$(RUN) pytest -q -m slow
+
+lint: $(VENV)/.dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: $(VENV)/.dev
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+bench: $(VENV)/.user
+	@if [ -f benchmarks/run.py ]; then $(RUN) benchmarks.run; else echo 'There is no benchmarks/run.py yet.'; fi
+
+clean:
+	rm -rf .venv .cache demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
