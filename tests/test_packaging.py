@@ -12,7 +12,13 @@ import pytest
 from tests.test_layout import ROOT, modules
 
 SKIPPED = shutil.ignore_patterns(".*", "build", "dist", "demo", "*.egg-info", "__pycache__")
-BUILD = "import sys, setuptools.build_meta as b; b.build_wheel(sys.argv[1]); b.build_sdist(sys.argv[1])"
+BUILD = """
+import sys
+from setuptools import build_meta
+folder = sys.argv[1]  # setuptools changes sys.argv
+build_meta.build_wheel(folder)
+build_meta.build_sdist(folder)
+"""
 
 
 @pytest.fixture(scope="module")
