@@ -10,7 +10,7 @@ RUN     = $(BIN)/python -m
 
 help:
 	@echo 'make demo    fetch a pretrained text recogniser, halve its MACs, check and compare it'
-	@echo 'make test    the test suite (about a minute or two)'
+	@echo 'make test    the test suite'
 	@echo 'make slow    the slow tests'
 	@echo 'make lint    style and types'
 	@echo 'make format  put the style right'
@@ -20,7 +20,8 @@ help:
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo 'pruneopt needs Python 3.10 or later: make PYTHON=/path/to/python3.x'; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -f $(BIN)/python; echo 'python3 -m venv failed: on Debian and Ubuntu, install python3-venv'; exit 1; }
 
 $(VENV)/.user: pyproject.toml | $(BIN)/python
 	$(RUN) pip install --quiet --disable-pip-version-check --editable .
