@@ -1,0 +1,289 @@
+"""ONNX Runtime on the CPU: runs models, looks at what happens inside them, and times them against each other."""
+
+import ctypes
+import random
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import onnxruntime as ort
+
+from pruneopt.errors import PruneoptError
+from pruneopt.frontends.calibration import Feeds
+from pruneopt.model import Model, constants
+
+Shape = tuple[int, ...]
+Array = np.ndarray[Any, Any]
+
+# protobuf refuses messages of 2 GB; the graph itself needs some room.
+LARGEST_PROTO = 1_900_000_000
+# Bytes of intermediate tensors that `observe` holds at once.
+CHUNK = 256 << 20
+# Types that ONNX Runtime's Python interface neither takes nor gives as NumPy arrays.
+FOREIGN: dict[str, np.dtype[Any]] = {
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
+    "tensor(float8e4m3fn)": np.dtype(ml_dtypes.float8_e4m3fn),
+    "tensor(float8e4m3fnuz)": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "tensor(float8e5m2)": np.dtype(ml_dtypes.float8_e5m2),
+    "tensor(float8e5m2fnuz)": np.dtype(ml_dtypes.float8_e5m2fnuz),
+}
+# Ops whose outputs are sequences or optionals: these have no shape.
+SHAPELESS = {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap"}
+SHAPELESS |= {"SplitToSequence", "Optional", "StringSplit", "ZipMap"}
+
+
+class Session:
+    """A model that ONNX Runtime has loaded.
+
+    `outputs` names the tensors to return, any in the main graph (default: the outputs of the model). For each
+    of `shapes` the size of that tensor is returned as well, as an int64 array named `shape_key(name)`.
+    `optimize=False` runs the graph as it is written, which also loads faster. Raises `PruneoptError` where
+    ONNX Runtime cannot load the model.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        outputs: Sequence[str] | None = None,
+        threads: int = 1,
+        optimize: bool = True,
+        shapes: Sequence[str] = (),
+    ) -> None:
+        def edit(graph: onnx.GraphProto) -> None:
+            _return(graph, outputs, shapes)
+
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        if _weight_bytes(model) < LARGEST_PROTO:
+            proto = model.proto()
+            edit(proto.graph)
+            source: str | bytes = proto.SerializeToString()
+        else:
+            self._folder = tempfile.TemporaryDirectory(prefix="pruneopt-")
+            source = _saved(model, edit, Path(self._folder.name))
+        self._session = _loaded(source, threads, optimize)
+        self.outputs: list[str] = [each.name for each in self._session.get_outputs()]
+        ends = [*self._session.get_inputs(), *self._session.get_outputs()]
+        self._types: dict[str, str] = {each.name: each.type for each in ends}
+        self._foreign = any(kind in FOREIGN for kind in self._types.values())
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Output name -> array (a list of arrays for a sequence, None for an absent optional).
+
+        bfloat16 and float8 tensors go in and out as `ml_dtypes` arrays. Raises `PruneoptError` where the
+        model refuses the feeds.
+        """
+        try:
+            found = self._run_foreign(feeds) if self._foreign else self._session.run(self.outputs, feeds)
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
+            raise PruneoptError(f"ONNX Runtime could not run the model: {_reason(error)}") from error
+        return dict(zip(self.outputs, found, strict=True))
+
+    def accepts(self, feeds: Feeds) -> bool:
+        """Whether the model runs with `feeds` and no output is empty. Raises like `run`."""
+        arrays = (value for value in self.run(feeds).values() if isinstance(value, np.ndarray))
+        return all(array.size for array in arrays)
+
+    def _run_foreign(self, feeds: Feeds) -> list[Any]:
+        values = {name: self._value(name, array) for name, array in feeds.items()}
+        return [_array(value) for value in self._session.run_with_ort_values(self.outputs, values)]
+
+    def _value(self, name: str, array: Array) -> Any:
+        kind = FOREIGN.get(self._types.get(name, ""))
+        if kind is None or array.dtype != kind:
+            return ort.OrtValue.ortvalue_from_numpy(array)
+        code = onnx.helper.np_dtype_to_tensor_dtype(kind)
+        bits = np.ascontiguousarray(array).view(np.int16 if kind.itemsize == 2 else np.uint8)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, code)
+
+
+class Observer:
+    """Shapes of all tensors of the main graph, and values of a few, for any number of runs.
+
+    Only the `wanted` values are kept: of the others a Shape node says the size, and ONNX Runtime frees them
+    as soon as their consumers have run. Constants and sequences are left out. Raises `PruneoptError` where a
+    wanted name is no node output of the main graph.
+    """
+
+    def __init__(self, model: Model, wanted: Collection[str] = ()) -> None:
+        self._names = _tensors(model.graph)
+        self._wanted = [name for name in self._names if name in wanted]
+        if unknown := set(wanted).difference(self._wanted):
+            raise PruneoptError(f"{min(unknown)!r} is not a tensor that a node of the main graph makes")
+        self._session = Session(model, self._wanted, optimize=False, shapes=self._names)
+
+    def run(self, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, Array]]:
+        """(tensor name -> shape, wanted name -> value) of one run; the inputs' shapes are included."""
+        found = self._session.run(feeds)
+        shapes = {name: tuple(array.shape) for name, array in feeds.items()}
+        shapes |= {name: tuple(found[shape_key(name)].tolist()) for name in self._names}
+        return shapes, {name: found[name] for name in self._wanted}
+
+
+def shapes_and_values(
+    model: Model, feeds: Feeds, wanted: Collection[str] = ()
+) -> tuple[dict[str, Shape], dict[str, Array]]:
+    """One run of an `Observer`, for when a second run is not needed."""
+    return Observer(model, wanted).run(feeds)
+
+
+def observe(
+    model: Model, feeds: Feeds, names: Sequence[str], limit: int = CHUNK
+) -> Iterator[tuple[str, Array]]:
+    """(name, value) of each named tensor, in order, holding about `limit` bytes of them at a time.
+
+    The model runs once to learn the sizes and then once for each chunk; a tensor larger than `limit` is a
+    chunk of its own.
+    """
+    shapes, _ = shapes_and_values(model, feeds)
+    for chunk in _chunks(names, shapes, limit):
+        found = Session(model, chunk, optimize=False).run(feeds)
+        for name in chunk:
+            yield name, found.pop(name)
+
+
+def _chunks(names: Iterable[str], shapes: dict[str, Shape], limit: int) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    held = 0
+    for name in names:
+        size = 4 * prod(shapes.get(name, ()))
+        if chunk and held + size > limit:
+            yield chunk
+            chunk, held = [], 0
+        chunk.append(name)
+        held += size
+    if chunk:
+        yield chunk
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one session takes: milliseconds, and the ratio to the first session of the same rounds.
+
+    `spread` is the interquartile range of that ratio over the rounds: differences below it are noise.
+    """
+
+    median_ms: float
+    ratio_to_first: float
+    spread: float
+
+
+def interleaved(
+    sessions: Sequence[Session], feeds: Sequence[Feeds], seconds: float = 1.0, min_rounds: int = 5
+) -> list[Timing]:
+    """Times sessions in turns (A B, B A, ...), so that a machine that slows down slows all of them.
+
+    Each session gets its own feeds. Rounds go on for `seconds` after one round of warm-up, each in a random
+    order, and for `min_rounds` in any case.
+    """
+    order = list(range(len(sessions)))
+    rounds: list[list[float]] = []
+    shuffle = random.Random(0).shuffle
+    for session, batch in zip(sessions, feeds, strict=True):
+        session.run(batch)
+    end = time.perf_counter() + seconds
+    while len(rounds) < min_rounds or time.perf_counter() < end:
+        shuffle(order)
+        spent = {index: _milliseconds(sessions[index], feeds[index]) for index in order}
+        rounds.append([spent[index] for index in range(len(sessions))])
+    return [_timing(rounds, index) for index in range(len(sessions))]
+
+
+def _milliseconds(session: Session, feeds: Feeds) -> float:
+    start = time.perf_counter()
+    session.run(feeds)
+    return 1000 * (time.perf_counter() - start)
+
+
+def _timing(rounds: Sequence[Sequence[float]], index: int) -> Timing:
+    ratios = [times[index] / times[0] for times in rounds]
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else 3 * ratios
+    return Timing(statistics.median(times[index] for times in rounds), middle, high - low)
+
+
+def shape_key(name: str) -> str:
+    """The name under which a `Session` returns the shape of tensor `name`."""
+    return f"{name}//shape"
+
+
+def _return(graph: onnx.GraphProto, outputs: Sequence[str] | None, shapes: Sequence[str]) -> None:
+    """Makes `graph` return the tensors `outputs` (None: its own outputs) and the shapes of `shapes`."""
+    typed = {output.name: output for output in graph.output}
+    names = list(typed if outputs is None else dict.fromkeys(outputs))
+    graph.node.extend(onnx.helper.make_node("Shape", [name], [shape_key(name)]) for name in shapes)
+    names += map(shape_key, shapes)
+    del graph.output[:]
+    # ONNX Runtime infers the type of an output that has only a name.
+    graph.output.extend(typed.get(name) or onnx.ValueInfoProto(name=name) for name in names)
+
+
+def _saved(model: Model, edit: Callable[[onnx.GraphProto], None], folder: Path) -> str:
+    """Path of `model` in `folder`, its weights in a file of their own, its graph changed by `edit`."""
+    path = folder / "model.onnx"
+    model.save(path)
+    proto = onnx.load(path, load_external_data=False)
+    edit(proto.graph)
+    onnx.save(proto, path)
+    return str(path)
+
+
+def _loaded(source: str | bytes, threads: int, optimize: bool) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle threads of one session must not take time from another that is being measured.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
+        raise PruneoptError(f"ONNX Runtime could not load the model: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's own words, one line, without its error codes, C++ files and C++ signatures."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"\S+\.(?:cc|cpp|cu|h):\d+ (?:[^()]*\((?:[^()]|\([^()]*\))*\)(?: const)? )?", "", text)
+    text = re.sub(r"Load model from .*? failed: ?", "", text)
+    return text[:300]
+
+
+def _tensors(graph: gs.Graph) -> list[str]:
+    """Names of the tensors that the nodes of the main graph make, sequences and optionals left out."""
+    names: list[str] = []
+    shapeless: set[str] = set()
+    for node in graph.nodes:
+        made = [tensor for tensor in node.outputs if tensor.name]
+        if node.op in SHAPELESS or (node.op == "Identity" and node.inputs[0].name in shapeless):
+            shapeless |= {tensor.name for tensor in made}
+            continue
+        names += [tensor.name for tensor in made if tensor.type in (None, "tensor_type")]
+    return names
+
+
+def _weight_bytes(model: Model) -> int:
+    return sum(4 * prod(constant.shape) for constant in constants(model.graph))
+
+
+def _array(value: Any) -> Any:
+    """An OrtValue as an array of its own memory, a list of them, or None."""
+    if not value.has_value():
+        return None
+    kind = FOREIGN.get(value.data_type())
+    if kind is None or not value.is_tensor():
+        return value.numpy()
+    content = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return np.frombuffer(content, kind).reshape(value.shape())
