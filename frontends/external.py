@@ -1,0 +1,123 @@
+"""Tensor bytes that lie in a file beside the model: found safely, mapped, never read whole."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+import onnx
+
+from pruneopt.errors import PruneoptError
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+CHUNK = 8 << 20  # bytes per read when copying
+
+# One mapping per file, alive as long as an array looks into it: a model may have more tensors than a
+# process may have open files.
+_mappings: weakref.WeakValueDictionary[Path, mmap.mmap] = weakref.WeakValueDictionary()
+
+
+@dataclass(frozen=True)
+class External:
+    """A range of bytes of a file."""
+
+    path: Path
+    offset: int
+    length: int
+
+    def bytes(self) -> Bytes:
+        """Read-only view into the mapped file, shape [length]."""
+        if not self.length:
+            return np.zeros(0, np.uint8)
+        view = np.frombuffer(_mapping(self.path), np.uint8, self.length, self.offset)
+        view.flags.writeable = False
+        return view
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes in pieces, read rather than mapped, so that copying does not fill memory.
+
+        Raises OSError when the file has become shorter.
+        """
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.offset)
+            left = self.length
+            while left:
+                chunk = file.read(min(CHUNK, left))
+                if not chunk:
+                    raise OSError(f"{self.path} has become shorter while it was read")
+                left -= len(chunk)
+                yield chunk
+
+
+def _mapping(path: Path) -> mmap.mmap:
+    mapping = _mappings.get(path)
+    if mapping is None:
+        with path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        _mappings[path] = mapping
+    return mapping
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL
+
+
+def locate(tensor: onnx.TensorProto, folder: Path, size: int) -> External:
+    """Where the `size` bytes of an external tensor lie.
+
+    Raises PruneoptError: the location leaves the folder, the file is missing or too short.
+    """
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    path = _inside(folder, entries.get("location", ""), tensor.name)
+    offset = _number(entries, "offset", 0, tensor.name)
+    length = _number(entries, "length", size, tensor.name)
+    if length != size:
+        raise PruneoptError(
+            f"weight '{tensor.name}' has {length} bytes in {path}, but its shape and type need {size}: "
+            "the model is damaged, export it again"
+        )
+    available = _file_size(path, tensor.name)
+    if offset + length > available:
+        raise PruneoptError(
+            f"weight '{tensor.name}' needs bytes {offset} to {offset + length} of {path}, "
+            f"which has only {available}: the file is cut short, copy it again"
+        )
+    return External(path, offset, length)
+
+
+def _inside(folder: Path, location: str, name: str) -> Path:
+    pure = PurePosixPath(location)
+    outside = not location or pure.is_absolute() or ".." in pure.parts or PureWindowsPath(location).drive
+    path = folder / location
+    if outside or "\0" in location or not path.resolve().is_relative_to(folder.resolve()):
+        raise PruneoptError(
+            f"weight '{name}' lies at {location!r}, outside the model's folder {folder}, and is not read: "
+            "put the data file beside the model"
+        )
+    return path
+
+
+def _number(entries: dict[str, str], key: str, default: int, name: str) -> int:
+    text = entries.get(key, str(default))
+    if not text.isdecimal():
+        raise PruneoptError(
+            f"weight '{name}' has the external {key} {text!r}, which is no number: the model is damaged"
+        )
+    return int(text)
+
+
+def _file_size(path: Path, name: str) -> int:
+    if not path.is_file():
+        raise PruneoptError(
+            f"weight '{name}' lies in {path}, which does not exist: put the data file beside the model"
+        )
+    if not os.access(path, os.R_OK):
+        raise PruneoptError(f"weight '{name}' lies in {path}, which may not be read: check its permissions")
+    return path.stat().st_size

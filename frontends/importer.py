@@ -1,0 +1,200 @@
+"""GraphProto to `gs.Graph`: every name becomes one object, Constant nodes become constants."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, TensorProto, helper
+
+from pruneopt.errors import PruneoptError
+from pruneopt.frontends.extras import ConstantExtras, GraphExtras, NodeExtras
+from pruneopt.frontends.signature import variable
+from pruneopt.frontends.stored import Sparse, Stored, stored
+
+Scope = dict[str, gs.Tensor]
+
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+_OPAQUE = (
+    AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS, AttributeProto.TENSORS,
+    AttributeProto.TYPE_PROTO, AttributeProto.TYPE_PROTOS,
+)  # fmt: skip
+_CONSTANT_TYPES = {
+    "value_int": TensorProto.INT64,
+    "value_ints": TensorProto.INT64,
+    "value_float": TensorProto.FLOAT,
+    "value_floats": TensorProto.FLOAT,
+    "value_string": TensorProto.STRING,
+    "value_strings": TensorProto.STRING,
+}
+
+
+class Importer:
+    """Builds graphsurgeon graphs; `folder` is where external data lies, `opsets` the model's imports."""
+
+    def __init__(self, folder: Path | None, opsets: Iterable[onnx.OperatorSetIdProto]) -> None:
+        self.folder = folder
+        self.opsets = list(opsets)
+        self.opset = next((o.version for o in self.opsets if o.domain in _DEFAULT_DOMAINS), None)
+        self.position = 0
+
+    def graph(
+        self,
+        proto: onnx.GraphProto,
+        weights: Iterable[TensorProto] | None = None,
+        outer: Mapping[str, gs.Tensor] | None = None,
+        depth: int = 0,
+    ) -> gs.Graph:
+        """The graph; `weights` stand in for its initializers, `outer` holds the tensors around a subgraph."""
+        scope: ChainMap[str, gs.Tensor] = ChainMap({}, *getattr(outer, "maps", []))
+        local: Scope = scope.maps[0]  # type: ignore[assignment]
+        infos = {info.name: info for info in proto.value_info}
+        infos.update((info.name, info) for info in proto.output)
+        for tensor in proto.initializer if weights is None else weights:
+            local[tensor.name] = self.constant(tensor.name, stored(tensor, self.folder), depth)
+        for sparse in proto.sparse_initializer:
+            local[sparse.values.name] = self.constant(sparse.values.name, Sparse(sparse), depth)
+        initializers = dict(local)
+        # An initializer that is also an input (always so in IR 3) is a constant, and stays in the signature.
+        inputs = [variable(info.name, info) for info in proto.input if info.name not in local]
+        local.update((tensor.name, tensor) for tensor in inputs)
+        nodes = self.nodes(proto, scope, infos, depth)
+        outputs = [_find(scope, info.name, infos) for info in proto.output]
+        graph = gs.Graph(
+            nodes, inputs, outputs, name=proto.name, doc_string=proto.doc_string, opset=self.opset,
+            import_domains=self.opsets,
+        )  # fmt: skip
+        graph.extras = _graph_extras(proto, initializers)
+        return graph
+
+    def constant(self, name: str, values: Stored, depth: int) -> gs.Constant:
+        constant = gs.Constant(name, values)
+        constant.extras = ConstantExtras(values, depth, self.position)
+        self.position += 1
+        return constant
+
+    def nodes(
+        self,
+        proto: onnx.GraphProto,
+        scope: ChainMap[str, gs.Tensor],
+        infos: dict[str, onnx.ValueInfoProto],
+        depth: int,
+    ) -> list[gs.Node]:
+        # A runtime wants a graph output to be computed by a node: such Constant nodes stay.
+        outputs = {info.name for info in proto.output}
+        nodes = []
+        for node in proto.node:
+            values = None
+            if node.op_type == "Constant" and node.domain in _DEFAULT_DOMAINS and node.output[0] not in outputs:
+                values = self.constant_node(node)
+            if values is None:
+                nodes.append(self.node(node, scope, infos, depth))
+            else:
+                scope[node.output[0]] = self.constant(node.output[0], values, depth)
+        return nodes
+
+    def constant_node(self, node: onnx.NodeProto) -> Stored | None:
+        """The value of a Constant node in any of its spellings; None when it has none that is known."""
+        name = node.output[0]
+        for attribute in node.attribute:
+            if attribute.name == "value":
+                return _renamed(stored(attribute.t, self.folder), name)
+            if attribute.name == "sparse_value":
+                sparse = Sparse(attribute.sparse_tensor)
+                sparse.proto.values.name = name
+                return _renamed(sparse, name)
+            if attribute.name in _CONSTANT_TYPES:
+                value = helper.get_attribute_value(attribute)
+                dims = [len(value)] if isinstance(value, list) or attribute.name.endswith("s") else []
+                kind = _CONSTANT_TYPES[attribute.name]
+                return stored(helper.make_tensor(name, kind, dims, value if dims else [value]), None)
+        return None
+
+    def node(
+        self,
+        proto: onnx.NodeProto,
+        scope: ChainMap[str, gs.Tensor],
+        infos: dict[str, onnx.ValueInfoProto],
+        depth: int,
+    ) -> gs.Node:
+        local: Scope = scope.maps[0]  # type: ignore[assignment]
+        inputs = [_find(scope, name, infos) for name in proto.input]
+        attributes = {a.name: self.attribute(proto, a, scope, depth) for a in proto.attribute}
+        outputs = [_find(local, name, infos) for name in proto.output]
+        domain = proto.domain if proto.HasField("domain") else None
+        node = gs.Node(proto.op_type, proto.name, attributes, inputs, outputs, domain)
+        bare = onnx.NodeProto(metadata_props=proto.metadata_props)
+        for field in ("doc_string", "overload"):
+            if proto.HasField(field):
+                setattr(bare, field, getattr(proto, field))
+        if hasattr(proto, "device_configurations"):
+            bare.device_configurations.extend(proto.device_configurations)
+        node.extras = NodeExtras(bare, {a.name: a.type for a in proto.attribute})
+        return node
+
+    def attribute(
+        self, node: onnx.NodeProto, proto: AttributeProto, scope: ChainMap[str, gs.Tensor], depth: int
+    ) -> Any:
+        """Value of an attribute as graphsurgeon has it; kinds that it lacks stay an AttributeProto."""
+        if proto.type == AttributeProto.GRAPH:
+            return self.graph(proto.g, outer=scope, depth=depth + 1)
+        if proto.type == AttributeProto.TENSOR:
+            return self.constant(proto.t.name, stored(proto.t, self.folder), depth)
+        if proto.type == AttributeProto.STRING:
+            return _text(proto.s)
+        if proto.type == AttributeProto.STRINGS:
+            return [_text(text) for text in proto.strings]
+        if proto.type in (AttributeProto.FLOATS, AttributeProto.INTS):
+            return list(helper.get_attribute_value(proto))
+        if proto.type in (AttributeProto.FLOAT, AttributeProto.INT):
+            return helper.get_attribute_value(proto)
+        if proto.type in _OPAQUE and not proto.ref_attr_name:
+            opaque = AttributeProto()
+            opaque.CopyFrom(proto)
+            return opaque
+        raise PruneoptError(
+            f"{node.op_type} '{node.name}': attribute '{proto.name}' has a kind that pruneopt does not read "
+            f"({AttributeProto.AttributeType.Name(proto.type)}): remove it or export the model another way"
+        )
+
+
+def _find(scope: Mapping[str, gs.Tensor], name: str, infos: dict[str, onnx.ValueInfoProto]) -> gs.Tensor:
+    if not name:
+        return gs.Variable.empty()
+    found = scope.get(name)
+    if found is None:
+        found = variable(name, infos.get(name))
+        scope[name] = found  # type: ignore[index]
+    return found
+
+
+def _renamed(values: Stored, name: str) -> Stored:
+    values.header.name = name
+    return values
+
+
+def _text(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def _graph_extras(proto: onnx.GraphProto, initializers: Scope) -> GraphExtras:
+    def copies(entries: Iterable[Any]) -> list[Any]:
+        # A reference to a part would keep the whole message alive, weights included.
+        return [type(entry).FromString(entry.SerializeToString()) for entry in entries]
+
+    annotations = copies(proto.quantization_annotation)
+    named = {entry.value for a in annotations for entry in a.quant_parameter_tensor_names}
+    return GraphExtras(
+        inputs={info.name: info for info in copies(proto.input)},
+        outputs={info.name: info for info in copies(proto.output)},
+        metadata=copies(proto.metadata_props),
+        annotations=annotations,
+        spares=[initializers[name] for name in sorted(named & initializers.keys())],
+    )

@@ -1,0 +1,184 @@
+"""ONNX files and protos to `Model` and back; see `saving` for files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from pruneopt.errors import PruneoptError, TooLargeError
+from pruneopt.frontends.exporter import Exporter, inline, size
+from pruneopt.frontends.external import External, is_external
+from pruneopt.frontends.importer import Importer
+from pruneopt.frontends.stored import Stored
+from pruneopt.model import Model, constants
+
+OPSETS = range(9, 26)
+PROTO_LIMIT = 2**31 - 2**24  # bytes of weights that leave protobuf's 2 GB enough room for the graph
+
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+_GRAPH_FIELDS = ("graph", "functions")
+
+
+def load(path: str | Path) -> Model:
+    """The model in a file; external data stays in its files and is only mapped.
+
+    Raises PruneoptError naming the file and what is wrong with it.
+    """
+    path = Path(path)
+    proto = _parse(path)
+    try:
+        model = from_proto(proto, path.parent)
+    except PruneoptError as error:
+        raise PruneoptError(f"{path}: {error}") from None
+    model.path = path
+    return model
+
+
+def from_proto(proto: onnx.ModelProto, base: str | Path | None = None) -> Model:
+    """The model in a proto, which is left as it is; `base` is the folder of its external data.
+
+    Raises PruneoptError when the model is damaged, invalid or of an opset that is not supported.
+    """
+    header = _header(proto)
+    _check_versions(proto)
+    _check(proto, header)
+    structure = _inlined(proto, header) if proto.functions else proto
+    folder = None if base is None else Path(base)
+    header = _header(structure)
+    graph = Importer(folder, header.opset_import).graph(structure.graph, proto.graph.initializer)
+    model = Model(graph, header)
+    model.sources = frozenset(
+        values.source.path
+        for values in (constant._values for constant in constants(graph))
+        if isinstance(values, Stored) and isinstance(values.source, External)
+    )
+    return model
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """The complete model with inline data and without value_info.
+
+    Raises TooLargeError when the weights do not fit into 2 GB.
+    """
+    total = sum(size(constant) for constant in constants(model.graph))
+    if total > PROTO_LIMIT:
+        raise TooLargeError(
+            f"the weights take {total / 1e9:.1f} GB, more than one ONNX message holds: "
+            "save the model to a temporary file and use that"
+        )
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.header)
+    proto.graph.CopyFrom(Exporter(model.graph, inline, model.header.ir_version).graph(model.graph))
+    return proto
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    if path.is_dir():
+        raise PruneoptError(f"{path} is a folder: name the .onnx file in it")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise PruneoptError(f"{path} does not exist: check the path") from None
+    except OSError as error:
+        raise PruneoptError(f"{path} cannot be read: {error.strerror}") from None
+    if not data:
+        raise PruneoptError(f"{path} is empty: export or copy the model again")
+    try:
+        proto = onnx.ModelProto.FromString(data)
+    except (DecodeError, ValueError):
+        raise PruneoptError(f"{path} is not an ONNX model, or is cut short: export or copy it again") from None
+    if not proto.HasField("graph"):
+        raise PruneoptError(f"{path} is not an ONNX model: it holds no graph")
+    return proto
+
+
+def _header(proto: onnx.ModelProto) -> onnx.ModelProto:
+    header = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name in _GRAPH_FIELDS:
+            continue
+        if hasattr(value, "extend"):
+            getattr(header, field.name).extend(value)
+        else:
+            setattr(header, field.name, value)
+    return header
+
+
+def _check_versions(proto: onnx.ModelProto) -> None:
+    if not proto.graph.node:
+        raise PruneoptError("the model has no nodes: there is nothing to prune")
+    if proto.ir_version > onnx.IR_VERSION:
+        raise PruneoptError(
+            f"the model has IR version {proto.ir_version}, the installed onnx package reads up to "
+            f"{onnx.IR_VERSION}: upgrade it or export the model for an older version"
+        )
+    for entry in proto.opset_import:
+        if entry.domain in _DEFAULT_DOMAINS and entry.version not in OPSETS:
+            raise PruneoptError(
+                f"the model uses opset {entry.version}, pruneopt reads {OPSETS[0]} to {OPSETS[-1]}: "
+                "convert it with onnx.version_converter or export it for another opset"
+            )
+
+
+def _check(proto: onnx.ModelProto, header: onnx.ModelProto) -> None:
+    probe = _hollow(proto, header)
+    for tensor in _tensors(probe.graph):
+        if is_external(tensor):
+            # The checker would look for the file in the current folder.
+            _blank(tensor)
+    try:
+        onnx.checker.check_model(probe)
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split("==>")[0].split())
+        raise PruneoptError(f"the model is not valid ONNX: {reason}") from None
+
+
+def _inlined(proto: onnx.ModelProto, header: onnx.ModelProto) -> onnx.ModelProto:
+    from onnx import inliner
+
+    try:
+        result = inliner.inline_local_functions(_hollow(proto, header), convert_version=True)
+    except RuntimeError as error:
+        raise PruneoptError(f"the model's local functions cannot be inlined: {error}") from None
+    if result.functions:
+        names = ", ".join(f"{function.domain}.{function.name}" for function in result.functions)
+        raise PruneoptError(f"the model's local functions cannot be inlined: {names}")
+    return result
+
+
+def _hollow(proto: onnx.ModelProto, header: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every weight of the main graph replaced by an empty one of its name and type."""
+    model = onnx.ModelProto()
+    model.CopyFrom(header)
+    model.functions.extend(proto.functions)
+    for field, value in proto.graph.ListFields():
+        if field.name == "initializer":
+            continue
+        if hasattr(value, "extend"):
+            getattr(model.graph, field.name).extend(value)
+        else:
+            setattr(model.graph, field.name, value)
+    model.graph.initializer.extend(
+        onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0], raw_data=b"")
+        for tensor in proto.graph.initializer
+    )
+    return model
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+
+
+def _blank(tensor: onnx.TensorProto) -> None:
+    empty = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0], raw_data=b"")
+    tensor.CopyFrom(empty)
