@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: runs models, looks at what happens inside them, and times them against each other."""
+"""ONNX Runtime on the CPU: runs models, looks at what happens inside them, times them against each other."""
 
 import ctypes
 import random
@@ -18,15 +18,13 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
-from pruneopt.errors import PruneoptError
+from pruneopt.errors import PruneoptError, TooLargeError
 from pruneopt.frontends.calibration import Feeds
-from pruneopt.model import Model, constants
+from pruneopt.model import Model
 
 Shape = tuple[int, ...]
 Array = np.ndarray[Any, Any]
 
-# protobuf refuses messages of 2 GB; the graph itself needs some room.
-LARGEST_PROTO = 1_900_000_000
 # Bytes of intermediate tensors that `observe` holds at once.
 CHUNK = 256 << 20
 # Types that ONNX Runtime's Python interface neither takes nor gives as NumPy arrays.
@@ -63,11 +61,11 @@ class Session:
             _return(graph, outputs, shapes)
 
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        if _weight_bytes(model) < LARGEST_PROTO:
+        try:
             proto = model.proto()
             edit(proto.graph)
             source: str | bytes = proto.SerializeToString()
-        else:
+        except TooLargeError:
             self._folder = tempfile.TemporaryDirectory(prefix="pruneopt-")
             source = _saved(model, edit, Path(self._folder.name))
         self._session = _loaded(source, threads, optimize)
@@ -246,6 +244,8 @@ def _loaded(source: str | bytes, threads: int, optimize: bool) -> Any:
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
+        # Shape nodes run first, so that the tensors they measure are freed early.
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
@@ -272,10 +272,6 @@ def _tensors(graph: gs.Graph) -> list[str]:
             continue
         names += [tensor.name for tensor in made if tensor.type in (None, "tensor_type")]
     return names
-
-
-def _weight_bytes(model: Model) -> int:
-    return sum(4 * prod(constant.shape) for constant in constants(model.graph))
 
 
 def _array(value: Any) -> Any:

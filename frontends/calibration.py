@@ -1,12 +1,14 @@
 """Feeds: one batch for each input of a model, drawn from the inputs' types or read from the user's files.
 
-The size of a dynamic dimension goes by a key: its name in the model (`batch`), or `INPUT:AXIS` where it has none.
+The size of a dynamic dimension goes by a key: its name in the model (`batch`), or `INPUT:AXIS` where it has
+none.
 """
 
 import importlib
 import itertools
 import os
 import sys
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -124,23 +126,24 @@ TABLES = {"Gather": {1: 0}, "EmbedLayerNormalization": {0: 2, 1: 4}, "GatherBloc
 
 def _index_limit(tensor: gs.Variable) -> int | None:
     """The smallest number of rows of a table that `tensor` is an index into; None where it is no index."""
-    limits: list[int] = []
+    limits = [
+        rows - added for node, place, added in _uses(tensor) if (rows := _rows(node, place)) is not None
+    ]
+    return max(1, min(limits)) if limits else None
+
+
+def _uses(tensor: gs.Variable) -> Iterator[tuple[gs.Node, int, int]]:
+    """(node, input place, what was added on the way) of everything that `tensor` reaches as an index."""
     seen = {id(tensor)}
     waiting = [(tensor, 0)]
     while waiting:
         current, added = waiting.pop()
         for node, place in _consumers(current):
-            rows = _rows(node, place)
-            if rows is not None:
-                limits.append(rows - added)
+            yield node, place, added
             step = _carried(node, place)
-            if step is None:
-                continue
-            for output in node.outputs:
-                if id(output) not in seen:
-                    seen.add(id(output))
-                    waiting.append((output, added + step))
-    return max(1, min(limits)) if limits else None
+            new = [each for each in node.outputs if step is not None and id(each) not in seen]
+            seen.update(map(id, new))
+            waiting += [(each, added + (step or 0)) for each in new]
 
 
 def _consumers(tensor: gs.Variable) -> Iterator[tuple[gs.Node, int]]:
@@ -186,7 +189,7 @@ def _origin(tensor: gs.Tensor) -> gs.Tensor:
     return tensor
 
 
-# --- sizes of the dynamic dimensions -------------------------------------------------------------------------
+# --- sizes of the dynamic dimensions ---------------------------------------------------------------------
 
 # (small, large) sizes to try, cheapest first. Later entries are for models that need more: windows and many
 # poolings, or raw audio. Sides of images divide by 32, lengths are odd so that a halving cannot hide.
@@ -313,3 +316,138 @@ def _contracted(node: gs.Node, weight: Sequence[int], axis: int, rank: int) -> i
     if node.op == "MatMul" and axis == rank - 1 and len(weight) > 1:
         return weight[-2]
     return weight[2] if node.op in ("LSTM", "GRU", "RNN") and axis == 2 else None
+
+
+# --- the user's feeds ---------------------------------------------------------------------------------------
+
+
+def load_calibration(spec: str, model: Model) -> list[Feeds]:
+    """The batches that `spec` names, checked against the model's inputs.
+
+    `FILE.npz` holds one array for each input, by name. Arrays of the input's rank are one batch, or as many
+    as fit where the model fixes axis 0; arrays with one more axis are a stack of batches along axis 0.
+    `FOLDER` stands for all .npz files in it, by name. `MODULE:FUNCTION` is called without arguments and
+    yields feeds; the current folder is searched for it, too.
+
+    Raises `PruneoptError` that says which input is wrong, what is expected and what was found.
+    """
+    feeds = [_checked(batch, model, origin) for origin, batch in _read(spec, model)]
+    if not feeds:
+        raise PruneoptError(f"calibration data {spec!r} is empty; give at least one batch")
+    return feeds
+
+
+def _read(spec: str, model: Model) -> Iterator[tuple[str, Feeds]]:
+    """(where it is from, batch) of all that `spec` names."""
+    path = Path(spec)
+    if path.is_dir() or path.suffix == ".npz":
+        for file in sorted(path.glob("*.npz")) if path.is_dir() else [path]:
+            arrays = _npz(file)
+            _check_names(arrays, model, str(file))
+            yield from ((str(file), batch) for batch in _batches(arrays, model, str(file)))
+        return
+    module, _, function = spec.partition(":")
+    if not function:
+        raise PruneoptError(f"calibration data {spec!r} is no .npz file, no folder and not MODULE:FUNCTION")
+    for batch in _call(module, function):
+        if not isinstance(batch, Mapping):
+            raise PruneoptError(
+                f"{spec} yields {type(batch).__name__}, but a dict of input name to array is needed"
+            )
+        arrays = {name: np.asarray(array) for name, array in batch.items()}
+        _check_names(arrays, model, spec)
+        yield spec, arrays
+
+
+def _npz(path: Path) -> Feeds:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        raise PruneoptError(f"calibration file {path} does not exist") from None
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise PruneoptError(f"calibration file {path} cannot be read: {error}") from error
+
+
+def _call(module: str, function: str) -> Iterator[Any]:
+    sys.path.insert(0, os.getcwd())
+    try:
+        yield from getattr(importlib.import_module(module), function)()
+    except Exception as error:  # whatever the user's own code raises
+        raise PruneoptError(f"calibration function {module}:{function} failed: {error}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+
+
+def _check_names(arrays: Feeds, model: Model, origin: str) -> None:
+    names = [tensor.name for tensor in model.inputs]
+    for name in arrays:
+        if name not in names:
+            raise PruneoptError(
+                f"{origin}: the model has no input {name!r}; its inputs are {', '.join(names)}"
+            )
+    for name in names:
+        if name not in arrays:
+            raise PruneoptError(f"{origin}: there is no array for input {name!r}")
+
+
+def _batches(arrays: Feeds, model: Model, origin: str) -> Iterator[Feeds]:
+    """Cuts the arrays of one file into batches, see `load_calibration`."""
+    stacked = all(t.shape is not None and arrays[t.name].ndim == len(t.shape) + 1 for t in model.inputs)
+    if stacked:
+        counts = {name: len(array) for name, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise PruneoptError(f"{origin}: the stacks differ in length: {counts}")
+        yield from ({name: array[i] for name, array in arrays.items()} for i in range(min(counts.values())))
+        return
+    counts = {
+        t.name: len(arrays[t.name]) / t.shape[0] for t in model.inputs if _fixes_batch(t, arrays[t.name])
+    }
+    count = next(iter(counts.values()), 1)
+    if count <= 1 or len(counts) < len(arrays) or set(counts.values()) != {int(count)}:
+        yield arrays
+        return
+    pieces = {name: np.split(array, int(count)) for name, array in arrays.items()}
+    yield from ({name: piece[i] for name, piece in pieces.items()} for i in range(int(count)))
+
+
+def _fixes_batch(tensor: gs.Variable, array: Array) -> bool:
+    return bool(tensor.shape) and array.ndim > 0 and not _is_dynamic(tensor.shape[0])
+
+
+def _checked(feeds: Feeds, model: Model, origin: str) -> Feeds:
+    """The feeds as the model takes them; raises where type, rank or size of one is not the input's."""
+    sizes: Sizes = {}
+    for tensor in model.inputs:
+        array = feeds[tensor.name]
+        dtype, shape = _dtype(tensor), tensor.shape
+        if not _fits_type(array.dtype, dtype) or (
+            shape is not None and not _fits_shape(array.shape, tensor, sizes)
+        ):
+            wanted = [sizes.get(_key(tensor, axis), size) for axis, size in enumerate(shape or ())]
+            raise PruneoptError(
+                f"{origin}: input {tensor.name!r} should be {dtype} {_list(wanted)}, "
+                f"but is {array.dtype} {_list(array.shape)}"
+            )
+    return {tensor.name: feeds[tensor.name].astype(_dtype(tensor), copy=False) for tensor in model.inputs}
+
+
+def _fits_type(found: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    """Equal, or the one way that an .npz file has to hold strings, bfloat16 and float8."""
+    if wanted.kind == "O":
+        return found.kind in "OSU"
+    return found == wanted or (wanted.kind == "V" and found == np.float32)
+
+
+def _fits_shape(found: tuple[int, ...], tensor: gs.Variable, sizes: Sizes) -> bool:
+    """Whether an array fits an input; a named dimension has the size, noted in `sizes`, it had before."""
+    if len(found) != len(tensor.shape):
+        return False
+    return all(
+        size == (sizes.setdefault(_key(tensor, axis), size) if _is_dynamic(wanted) else wanted)
+        for axis, (size, wanted) in enumerate(zip(found, tensor.shape, strict=True))
+    )
+
+
+def _list(sizes: Iterable[int | str | None]) -> str:
+    return f"[{', '.join('?' if size is None else str(size) for size in sizes)}]"
