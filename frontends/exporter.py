@@ -16,8 +16,8 @@ from pruneopt.frontends.external import Bytes, External
 from pruneopt.frontends.signature import value_info
 from pruneopt.frontends.stored import Array, Sparse, Stored, byte_size, from_array
 
-# Puts the data of a constant somewhere; None: the caller writes this initializer itself, later.
-Place = Callable[[gs.Constant], "TensorProto | None"]
+# Adds an initializer to a graph; the last argument says whether it is the main graph.
+Place = Callable[[gs.Constant, onnx.GraphProto, bool], None]
 Path = tuple[gs.Graph, ...]
 
 
@@ -52,12 +52,18 @@ def header_of(constant: gs.Constant) -> TensorProto:
     return header
 
 
-def inline(constant: gs.Constant) -> TensorProto:
-    """The complete TensorProto of a constant."""
+def fill(tensor: TensorProto, constant: gs.Constant) -> TensorProto:
+    """Makes `tensor` the complete TensorProto of a constant."""
     header, data = payload(constant)
+    tensor.CopyFrom(header)
     if data is not None:
-        header.raw_data = (data.bytes() if isinstance(data, External) else data).tobytes()
-    return header
+        tensor.raw_data = (data.view() if isinstance(data, External) else data).tobytes()
+    return tensor
+
+
+def inline(constant: gs.Constant, proto: onnx.GraphProto, main: bool) -> None:
+    """A `Place`: the data goes into the initializer."""
+    fill(proto.initializer.add(), constant)
 
 
 def unedited(constant: gs.Constant) -> Stored | None:
@@ -129,7 +135,7 @@ def _position(constant: gs.Constant) -> float:
 
 
 class Exporter:
-    """Writes graphs; `place` decides where the data of initializers goes, `ir_version` how they are listed."""
+    """Writes graphs: `place` decides where the data of initializers goes."""
 
     def __init__(self, root: gs.Graph, place: Place, ir_version: int) -> None:
         self.root = root
@@ -137,37 +143,39 @@ class Exporter:
         self.ir_version = ir_version
         self.homes = homes(root)
 
-    def graph(self, graph: gs.Graph) -> onnx.GraphProto:
+    def graph(self, graph: gs.Graph, proto: onnx.GraphProto) -> onnx.GraphProto:
+        """Fills `proto`, which is empty."""
         side = extras.of_graph(graph)
         constants = self.homes.get(id(graph), [])
         listed = {c.name: c for c in constants if c.name in side.inputs}
-        proto = onnx.GraphProto(name=graph.name or "graph", metadata_props=side.metadata)
+        proto.name = graph.name or "graph"
+        proto.metadata_props.extend(side.metadata)
         if graph.doc_string:
             proto.doc_string = graph.doc_string
         proto.input.extend(value_info(t, side.inputs.get(t.name)) for t in _inputs(graph, listed))
         proto.output.extend(value_info(t, side.outputs.get(t.name)) for t in graph.outputs)
         for constant in constants:
-            self.initializer(proto, constant, constant.name in listed)
-        proto.node.extend(self.node(node) for node in graph.nodes)
+            self.initializer(proto, constant, constant.name in listed, graph is self.root)
+        for node in graph.nodes:
+            self.node(node, proto.node.add())
         proto.quantization_annotation.extend(_annotations(proto, side.annotations, constants))
         return proto
 
-    def initializer(self, proto: onnx.GraphProto, constant: gs.Constant, listed: bool) -> None:
+    def initializer(self, proto: onnx.GraphProto, constant: gs.Constant, listed: bool, main: bool) -> None:
         thin = sparse(constant)
         if thin is not None:
             proto.sparse_initializer.append(thin)
         elif self.ir_version < 4 and not listed:
             # Before IR 4 an initializer has to be an input, and the signature must not grow.
-            proto.node.append(helper.make_node("Constant", [], [constant.name], value=inline(constant)))
+            node = proto.node.add(op_type="Constant", output=[constant.name])
+            fill(node.attribute.add(name="value", type=AttributeProto.TENSOR).t, constant)
         else:
-            tensor = self.place(constant)
-            if tensor is not None:
-                proto.initializer.append(tensor)
+            self.place(constant, proto, main)
 
-    def node(self, node: gs.Node) -> onnx.NodeProto:
+    def node(self, node: gs.Node, proto: onnx.NodeProto) -> None:
         side = extras.of_node(node)
-        proto = onnx.NodeProto(op_type=node.op)
-        proto.MergeFrom(side.proto)
+        proto.CopyFrom(side.proto)
+        proto.op_type = node.op
         if node.name:
             proto.name = node.name
         if node.domain is not None:
@@ -175,26 +183,29 @@ class Exporter:
         proto.input.extend(tensor.name for tensor in node.inputs)
         proto.output.extend(tensor.name for tensor in node.outputs)
         for name, value in node.attrs.items():
-            proto.attribute.append(self.attribute(name, value, side.kinds.get(name)))
-        return proto
+            self.attribute(name, value, side.kinds.get(name), proto.attribute.add())
 
-    def attribute(self, name: str, value: Any, kind: int | None) -> AttributeProto:
+    def attribute(self, name: str, value: Any, kind: int | None, proto: AttributeProto) -> None:
         if isinstance(value, AttributeProto):
-            return value
+            proto.CopyFrom(value)
+            return
+        proto.name = name
         if isinstance(value, gs.Graph):
-            return AttributeProto(name=name, type=AttributeProto.GRAPH, g=self.graph(value))
-        if isinstance(value, gs.Constant):
-            return AttributeProto(name=name, type=AttributeProto.TENSOR, t=inline(value))
-        return plain_attribute(name, value, kind)
+            proto.type = AttributeProto.GRAPH
+            self.graph(value, proto.g)
+        elif isinstance(value, gs.Constant):
+            proto.type = AttributeProto.TENSOR
+            fill(proto.t, value)
+        else:
+            plain_attribute(proto, value, kind)
 
 
-def plain_attribute(name: str, value: Any, kind: int | None) -> AttributeProto:
-    """AttributeProto of numbers and strings; `kind` says what it was, should the value leave it open."""
+def plain_attribute(proto: AttributeProto, value: Any, kind: int | None) -> None:
+    """Fills in numbers and strings; `kind` says what it was, should the value leave it open."""
     if isinstance(value, np.ndarray | tuple):
         value = list(value)
     several = isinstance(value, list)
     items = value if several else [value]
-    proto = AttributeProto(name=name)
     if all(isinstance(item, str | bytes) for item in items) and (items or kind == AttributeProto.STRINGS):
         texts = [item.encode() if isinstance(item, str) else item for item in items]
         if several:
@@ -215,8 +226,7 @@ def plain_attribute(name: str, value: Any, kind: int | None) -> AttributeProto:
             proto.f = float(items[0])
         proto.type = AttributeProto.FLOATS if several else AttributeProto.FLOAT
     else:
-        raise TypeError(f"attribute '{name}' cannot hold {value!r}")
-    return proto
+        raise TypeError(f"attribute '{proto.name}' cannot hold {value!r}")
 
 
 def _whole(items: Iterable[Any]) -> bool:

@@ -45,7 +45,7 @@ class Importer:
     def graph(
         self,
         proto: onnx.GraphProto,
-        weights: Iterable[TensorProto] | None = None,
+        weights: Iterable[Stored] | None = None,
         outer: Mapping[str, gs.Tensor] | None = None,
         depth: int = 0,
     ) -> gs.Graph:
@@ -54,8 +54,10 @@ class Importer:
         local: Scope = scope.maps[0]  # type: ignore[assignment]
         infos = {info.name: info for info in proto.value_info}
         infos.update((info.name, info) for info in proto.output)
-        for tensor in proto.initializer if weights is None else weights:
-            local[tensor.name] = self.constant(tensor.name, stored(tensor, self.folder), depth)
+        if weights is None:
+            weights = (stored(tensor, self.folder) for tensor in proto.initializer)
+        for weight in weights:
+            local[weight.header.name] = self.constant(weight.header.name, weight, depth)
         for sparse in proto.sparse_initializer:
             local[sparse.values.name] = self.constant(sparse.values.name, Sparse(sparse), depth)
         initializers = dict(local)
@@ -89,7 +91,7 @@ class Importer:
         nodes = []
         for node in proto.node:
             values = None
-            if node.op_type == "Constant" and node.domain in _DEFAULT_DOMAINS and node.output[0] not in outputs:
+            if _is_constant(node) and node.output[0] not in outputs:
                 values = self.constant_node(node)
             if values is None:
                 nodes.append(self.node(node, scope, infos, depth))
@@ -160,6 +162,10 @@ class Importer:
             f"{node.op_type} '{node.name}': attribute '{proto.name}' has a kind that pruneopt does not read "
             f"({AttributeProto.AttributeType.Name(proto.type)}): remove it or export the model another way"
         )
+
+
+def _is_constant(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Constant" and node.domain in _DEFAULT_DOMAINS
 
 
 def _find(scope: Mapping[str, gs.Tensor], name: str, infos: dict[str, onnx.ValueInfoProto]) -> gs.Tensor:

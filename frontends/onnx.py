@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import mmap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from pruneopt.errors import PruneoptError, TooLargeError
+from pruneopt.frontends import wire
 from pruneopt.frontends.exporter import Exporter, inline, size
-from pruneopt.frontends.external import External, is_external
+from pruneopt.frontends.external import Bytes, External, Stamp, is_external, stamp_of
 from pruneopt.frontends.importer import Importer
-from pruneopt.frontends.stored import Stored
+from pruneopt.frontends.stored import Stored, stored
 from pruneopt.model import Model, constants
 
 OPSETS = range(9, 26)
+MAP_FROM = 256 << 20  # bytes from which a file is mapped; a smaller one is read, and may be overwritten
 PROTO_LIMIT = 2**31 - 2**24  # bytes of weights that leave protobuf's 2 GB enough room for the graph
+
+Weights = Mapping[int, Bytes | External]  # raw data that is not in the proto, by index of the initializer
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _GRAPH_FIELDS = ("graph", "functions")
 
 
 def load(path: str | Path) -> Model:
-    """The model in a file; external data stays in its files and is only mapped.
+    """The model in a file; large weights stay where they are and are only mapped.
 
     Raises PruneoptError naming the file and what is wrong with it.
     """
     path = Path(path)
-    proto = _parse(path)
+    proto, weights = _parse(path)
     try:
-        model = from_proto(proto, path.parent)
+        model = _model(proto, path.parent, weights)
     except PruneoptError as error:
         raise PruneoptError(f"{path}: {error}") from None
     model.path = path
+    model.sources -= {path}
     return model
 
 
@@ -42,20 +49,7 @@ def from_proto(proto: onnx.ModelProto, base: str | Path | None = None) -> Model:
 
     Raises PruneoptError when the model is damaged, invalid or of an opset that is not supported.
     """
-    header = _header(proto)
-    _check_versions(proto)
-    _check(proto, header)
-    structure = _inlined(proto, header) if proto.functions else proto
-    folder = None if base is None else Path(base)
-    header = _header(structure)
-    graph = Importer(folder, header.opset_import).graph(structure.graph, proto.graph.initializer)
-    model = Model(graph, header)
-    model.sources = frozenset(
-        values.source.path
-        for values in (constant._values for constant in constants(graph))
-        if isinstance(values, Stored) and isinstance(values.source, External)
-    )
-    return model
+    return _model(proto, None if base is None else Path(base), {})
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
@@ -71,15 +65,32 @@ def to_proto(model: Model) -> onnx.ModelProto:
         )
     proto = onnx.ModelProto()
     proto.CopyFrom(model.header)
-    proto.graph.CopyFrom(Exporter(model.graph, inline, model.header.ir_version).graph(model.graph))
+    Exporter(model.graph, inline, model.header.ir_version).graph(model.graph, proto.graph)
     return proto
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def _model(proto: onnx.ModelProto, folder: Path | None, weights: Weights) -> Model:
+    header = _header(proto)
+    _check_versions(proto)
+    _check(proto, header)
+    structure = _inlined(proto, header) if proto.functions else proto
+    header = _header(structure)
+    initializers = (
+        stored(tensor, folder, weights.get(index)) for index, tensor in enumerate(proto.graph.initializer)
+    )
+    graph = Importer(folder, header.opset_import).graph(structure.graph, initializers)
+    kept = (constant._values for constant in constants(graph))
+    sources = (values.source for values in kept if isinstance(values, Stored))
+    files = frozenset(source.path for source in sources if isinstance(source, External))
+    return Model(graph, header, sources=files)
+
+
+def _parse(path: Path) -> tuple[onnx.ModelProto, Weights]:
     if path.is_dir():
         raise PruneoptError(f"{path} is a folder: name the .onnx file in it")
     try:
-        data = path.read_bytes()
+        stamp = stamp_of(path)
+        data = _map(path) if stamp[2] > MAP_FROM else path.read_bytes()
     except FileNotFoundError:
         raise PruneoptError(f"{path} does not exist: check the path") from None
     except OSError as error:
@@ -87,12 +98,25 @@ def _parse(path: Path) -> onnx.ModelProto:
     if not data:
         raise PruneoptError(f"{path} is empty: export or copy the model again")
     try:
-        proto = onnx.ModelProto.FromString(data)
+        message, spans = wire.slim(data)
+        proto = onnx.ModelProto.FromString(message)
     except (DecodeError, ValueError):
-        raise PruneoptError(f"{path} is not an ONNX model, or is cut short: export or copy it again") from None
+        reason = f"{path} is not an ONNX model, or is cut short: export or copy it again"
+        raise PruneoptError(reason) from None
     if not proto.HasField("graph"):
         raise PruneoptError(f"{path} is not an ONNX model: it holds no graph")
-    return proto
+    return proto, {index: _source(path, stamp, data, *span) for index, span in spans.items()}
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _source(path: Path, stamp: Stamp, data: wire.Buffer, start: int, end: int) -> Bytes | External:
+    if isinstance(data, bytes):
+        return np.frombuffer(data, np.uint8, end - start, start)
+    return External(path, start, end - start, stamp)
 
 
 def _header(proto: onnx.ModelProto) -> onnx.ModelProto:

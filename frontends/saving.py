@@ -17,13 +17,11 @@ from onnx import TensorProto
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.exporter import Exporter, header_of, inline, payload, size
 from pruneopt.frontends.external import CHUNK, Bytes, External
+from pruneopt.frontends.wire import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_RAW_DATA, length_prefix
 from pruneopt.model import Model, constants
 
 INLINE_LIMIT = 1_900_000_000  # bytes of weights up to which a model is one file
 EXTERNAL_FROM = 1024  # smaller weights stay inline: runtimes read shapes from them
-
-# Field numbers and wire type 2 (bytes with a length) of onnx.proto.
-_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = (number << 3 | 2 for number in (7, 5, 9))
 
 
 def save(model: Model, path: str | Path) -> None:
@@ -63,12 +61,19 @@ def _check_target(model: Model, target: Path, beside: Path | None) -> None:
 def write_inline(model: Model, file: IO[bytes]) -> None:
     """The model as one message, each weight written when its turn comes."""
     later: list[gs.Constant] = []
-    exporter = Exporter(model.graph, later.append, model.header.ir_version)
-    graph = exporter.graph(model.graph).SerializeToString()
+
+    def place(constant: gs.Constant, proto: onnx.GraphProto, main: bool) -> None:
+        if main:
+            later.append(constant)
+        else:
+            inline(constant, proto, main)
+
+    exporter = Exporter(model.graph, place, model.header.ir_version)
+    graph = exporter.graph(model.graph, onnx.GraphProto()).SerializeToString()
     frames = [_frame(constant) for constant in later]
     # A message is its fields one after another, and a repeated field may stand anywhere among them.
     file.write(model.header.SerializeToString())
-    file.write(_length(_MODEL_GRAPH, len(graph) + sum(len(head) + nbytes for head, nbytes in frames)))
+    file.write(length_prefix(MODEL_GRAPH, len(graph) + sum(len(head) + nbytes for head, nbytes in frames)))
     file.write(graph)
     for (head, nbytes), constant in zip(frames, later, strict=True):
         file.write(head)
@@ -80,18 +85,8 @@ def _frame(constant: gs.Constant) -> tuple[bytes, int]:
     header, nbytes = header_of(constant), size(constant)
     message = header.SerializeToString()
     if header.data_type != TensorProto.STRING:
-        message += _length(_TENSOR_RAW_DATA, nbytes)
-    return _length(_GRAPH_INITIALIZER, len(message) + nbytes) + message, nbytes
-
-
-def _length(tag: int, value: int) -> bytes:
-    """A tag and a base-128 length."""
-    result = bytearray([tag])
-    while value > 127:
-        result.append(value & 127 | 128)
-        value >>= 7
-    result.append(value)
-    return bytes(result)
+        message += length_prefix(TENSOR_RAW_DATA, nbytes)
+    return length_prefix(GRAPH_INITIALIZER, len(message) + nbytes) + message, nbytes
 
 
 def _write_data(file: IO[bytes], data: Bytes | External | None, nbytes: int, name: str) -> None:
@@ -107,7 +102,7 @@ def _chunks(data: Bytes | External | None) -> Iterator[bytes | memoryview]:
     if isinstance(data, External):
         yield from data.chunks()
     elif data is not None:
-        view = memoryview(data)
+        view = data.data
         yield from (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
 
 
@@ -115,7 +110,7 @@ def _save_external(model: Model, target: Path, beside: Path) -> None:
     layout = _Layout(beside.name)
     proto = onnx.ModelProto()
     proto.CopyFrom(model.header)
-    proto.graph.CopyFrom(Exporter(model.graph, layout.place, model.header.ir_version).graph(model.graph))
+    Exporter(model.graph, layout.place, model.header.ir_version).graph(model.graph, proto.graph)
     fresh = not beside.exists()
     try:
         # The inner one is moved into place first: a model is never there without its data.
@@ -138,20 +133,21 @@ class _Layout:
         self.end = 0
         self.ranges: list[tuple[int, gs.Constant]] = []
 
-    def place(self, constant: gs.Constant) -> TensorProto:
+    def place(self, constant: gs.Constant, proto: onnx.GraphProto, main: bool) -> None:
         nbytes = size(constant)
         if nbytes < EXTERNAL_FROM:
-            return inline(constant)
+            inline(constant, proto, main)
+            return
         # Page-aligned where it pays, so that a runtime can map the weight by itself.
         alignment = 4096 if nbytes >= 1 << 20 else 64
         offset = -(-self.end // alignment) * alignment
         self.ranges.append((offset, constant))
         self.end = offset + nbytes
-        tensor = header_of(constant)
+        tensor = proto.initializer.add()
+        tensor.CopyFrom(header_of(constant))
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self.location), ("offset", offset), ("length", nbytes)):
             tensor.external_data.add(key=key, value=str(value))
-        return tensor
 
     def write(self, file: IO[bytes]) -> None:
         for offset, constant in self.ranges:

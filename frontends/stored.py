@@ -23,7 +23,7 @@ _PACKED_BITS = {
         ("UINT4", 4), ("INT4", 4), ("FLOAT4E2M1", 4), ("UINT2", 2), ("INT2", 2),
         ("FLOAT6E2M3", 6), ("FLOAT6E3M2", 6),
     )
-    if name in TensorProto.DataType.keys()
+    if name in set(TensorProto.DataType.keys())
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ class Stored(LazyValues):  # type: ignore[misc]
         """The bytes as stored, shape [nbytes]; empty for string tensors."""
         if self.source is None:
             return np.zeros(0, np.uint8)
-        return self.source.bytes() if isinstance(self.source, External) else self.source
+        return self.source.view() if isinstance(self.source, External) else self.source
 
     def load(self) -> Array:
         """The values, read-only; a view of the stored bytes unless elements share bytes."""
@@ -98,10 +98,11 @@ def byte_size(data_type: int, shape: tuple[int, ...]) -> int:
     return (count * bits + 7) // 8
 
 
-def stored(tensor: TensorProto, folder: Path | None) -> Stored:
+def stored(tensor: TensorProto, folder: Path | None, source: Bytes | External | None = None) -> Stored:
     """Takes the data of a TensorProto over, external data as a range of its file.
 
-    `folder` is the model's folder. Raises PruneoptError naming the tensor when type, size or place is wrong.
+    `folder` is the model's folder, `source` the raw data where it is not in the proto. Raises PruneoptError
+    naming the tensor when type, size or place is wrong.
     """
     header = _header(tensor)
     size = byte_size(header.data_type, tuple(header.dims))
@@ -110,10 +111,12 @@ def stored(tensor: TensorProto, folder: Path | None) -> Stored:
         return Stored(header, None)
     if is_external(tensor):
         return Stored(header, _external(tensor, folder, size))
-    source = _inline(tensor)
-    if len(source) != size:
+    if source is None:
+        source = _inline(tensor)
+    found = source.length if isinstance(source, External) else len(source)
+    if found != size:
         raise PruneoptError(
-            f"weight '{tensor.name}' holds {len(source)} bytes, but its shape {list(tensor.dims)} and type "
+            f"weight '{tensor.name}' holds {found} bytes, but its shape {list(tensor.dims)} and type "
             f"need {size}: the model is damaged, export it again"
         )
     return Stored(header, source)
