@@ -117,13 +117,19 @@ class Observer:
         self._wanted = [name for name in self._names if name in wanted]
         if unknown := set(wanted).difference(self._wanted):
             raise PruneoptError(f"{min(unknown)!r} is not a tensor that a node of the main graph makes")
-        self._session = Session(model, self._wanted, optimize=False, shapes=self._names)
+        self._measured = True
+        try:
+            self._session = Session(model, self._wanted, optimize=False, shapes=self._names)
+        except PruneoptError:  # ONNX Runtime has no Shape for float8: keep all tensors instead
+            self._measured = False
+            self._session = Session(model, self._names, optimize=False)
 
     def run(self, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, Array]]:
         """(tensor name -> shape, wanted name -> value) of one run; the inputs' shapes are included."""
         found = self._session.run(feeds)
         shapes = {name: tuple(array.shape) for name, array in feeds.items()}
-        shapes |= {name: tuple(found[shape_key(name)].tolist()) for name in self._names}
+        for name in self._names:
+            shapes[name] = tuple(found[shape_key(name)].tolist()) if self._measured else found[name].shape
         return shapes, {name: found[name] for name in self._wanted}
 
 

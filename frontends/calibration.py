@@ -189,7 +189,7 @@ def _origin(tensor: gs.Tensor) -> gs.Tensor:
     return tensor
 
 
-# --- sizes of the dynamic dimensions ---------------------------------------------------------------------
+# --- sizes of the dynamic dimensions -----------------------------------------------------------------------
 
 # (small, large) sizes to try, cheapest first. Later entries are for models that need more: windows and many
 # poolings, or raw audio. Sides of images divide by 32, lengths are odd so that a halving cannot hide.
@@ -252,18 +252,19 @@ def _assignment(places: dict[str, list[Place]], relation: str, level: int, batch
     """The size of every key in one run (0: small, 1: large) of one candidate."""
     sizes: Sizes = {}
     used = Counter[str]()
+    sums = {key: terms for key in places if (terms := _terms(key, places))}
     for key, where in places.items():
+        if key in sums:
+            continue
         kind = "batch" if relation == "batch" else _kind(key, where)
         small, large = batch if kind == "batch" else LEVELS[kind][level]
         apart = 2 * (large - small) * used[kind] if relation == "distinct" and kind != "batch" else 0
         used[kind] += 1
         varies = run and (relation != "fixed" or kind == "batch")
         sizes[key] = _channels(*where[0]) or apart + (large if varies else small)
-    for key in places:
-        terms = _terms(key, places)
-        if terms:
-            sizes[key] = sum(sizes.get(term) or int(term) for term in terms)
-    return sizes
+    return sizes | {
+        key: sum(sizes[term] if term in sizes else int(term) for term in terms) for key, terms in sums.items()
+    }
 
 
 def _kind(key: str, places: list[Place]) -> str:
@@ -286,11 +287,12 @@ def _kind(key: str, places: list[Place]) -> str:
 
 def _terms(key: str, keys: Iterable[str]) -> list[str]:
     """The keys and numbers that the size `key` is the sum of; empty where it is a size of its own."""
+    plain = [each for each in keys if "+" not in each]
     terms = [term.strip() for term in key.split("+")]
-    if len(terms) > 1 and all(term in keys or term.isdigit() for term in terms):
+    if len(terms) > 1 and all(term in plain or term.isdigit() for term in terms):
         return terms
-    past = [each for each in keys if "past" in each and "+" not in each]
-    new = [each for each in keys if "seq" in each and each not in past and "total" not in each]
+    past = [each for each in plain if "past" in each and "total" not in each]
+    new = [each for each in plain if "seq" in each and "past" not in each and "total" not in each]
     return [past[0], new[0]] if "total" in key and past and new else []
 
 
@@ -318,7 +320,7 @@ def _contracted(node: gs.Node, weight: Sequence[int], axis: int, rank: int) -> i
     return weight[2] if node.op in ("LSTM", "GRU", "RNN") and axis == 2 else None
 
 
-# --- the user's feeds ---------------------------------------------------------------------------------------
+# --- the user's feeds --------------------------------------------------------------------------------------
 
 
 def load_calibration(spec: str, model: Model) -> list[Feeds]:
