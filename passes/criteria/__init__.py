@@ -1,0 +1,31 @@
+"""Criteria: how much each entry of a group is worth. One file each, found by name.
+
+A criterion is a function `(group) -> scores`, shape [group size], larger is more worth keeping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+import numpy as np
+import numpy.typing as npt
+
+from pruneopt.analysis.groups import Group
+from pruneopt.errors import UsageError
+from pruneopt.passes.criteria.magnitude import magnitude_l1, magnitude_l2
+from pruneopt.passes.criteria.random import random_scores
+
+Scores = npt.NDArray[np.float64]
+Criterion = Callable[[Group, int], Scores]
+
+CRITERIA: dict[str, Criterion] = {"l1": magnitude_l1, "l2": magnitude_l2, "random": random_scores}
+
+
+def find_criterion(name: str) -> Criterion:
+    """The criterion of that name; third parties add theirs by entry points of the group `pruneopt.criteria`."""
+    for entry in entry_points(group="pruneopt.criteria"):
+        CRITERIA.setdefault(entry.name, entry.load())
+    if name not in CRITERIA:
+        raise UsageError(f"there is no criterion '{name}'; choose one of {', '.join(sorted(CRITERIA))}")
+    return CRITERIA[name]

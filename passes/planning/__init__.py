@@ -1,0 +1,1 @@
+"""How much each group gives: sizes per atom, under budgets."""

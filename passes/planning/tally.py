@@ -1,0 +1,50 @@
+"""Costs that follow one changed size at a time: only the terms that contain the atom are computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from pruneopt.analysis.axes import Axis, atoms
+from pruneopt.analysis.masks import size_of
+
+Term = tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A budget: the terms' sum, each term a product of axis sizes times a weight, is at most `most`."""
+
+    name: str
+    terms: Sequence[tuple[Term, float]]
+    most: float
+
+
+class Tally:
+    """The state of one budget for current sizes of the atoms."""
+
+    def __init__(self, limit: Limit, run: int = 0) -> None:
+        self.limit = limit
+        self.run = run
+        self.kept: dict[Axis, int] = {}
+        self._where: dict[Axis, list[int]] = {}
+        for i, (axes, _) in enumerate(limit.terms):
+            for atom in {a for axis in axes for a in atoms(axis)}:
+                self._where.setdefault(atom, []).append(i)
+        self._values = [self._value(i) for i in range(len(limit.terms))]
+        self.total = sum(self._values)
+
+    def set(self, sizes: dict[Axis, int]) -> float:
+        """Change sizes; returns the new total."""
+        changed = {a: n for a, n in sizes.items() if self.kept.get(a, a.size[self.run]) != n}
+        self.kept |= changed
+        for i in {i for atom in changed for i in self._where.get(atom, [])}:
+            self.total -= self._values[i]
+            self._values[i] = self._value(i)
+            self.total += self._values[i]
+        return self.total
+
+    def _value(self, i: int) -> float:
+        axes, weight = self.limit.terms[i]
+        return weight * prod(size_of(a, self.kept, self.run) for a in axes)

@@ -1,0 +1,166 @@
+"""The masked original: full size, with every removed entry zeroed where it is contracted.
+
+Where a statistic runs over a removed entry there is no neutral value to put there; such a node works on
+the kept entries alone, and its result is spread out again (removed places repeat a kept one; what consumes
+them is masked). Independent of `shrink` but for those nodes: all shapes are the original's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.axes import Axis
+from pruneopt.analysis.infer import Analysis
+from pruneopt.analysis.masks import Mask, Masks, mask_of, touched
+from pruneopt.analysis.observe import Feeds
+from pruneopt.analysis.op import Use
+from pruneopt.model import Model, values
+from pruneopt.passes.rewriting.names import Names
+from pruneopt.passes.rewriting.shrink import compress, twins
+from pruneopt.passes.rewriting.witnesses import WitnessWriter
+
+
+@dataclass(frozen=True)
+class Masked:
+    """The claim that `shrink(analysis, masks)` equals the masked original."""
+
+    analysis: Analysis
+    masks: Masks
+
+    def references(self) -> Iterator[tuple[Model, Feeds]]:
+        """One masked original per observed input size."""
+        for run, feeds in enumerate(self.analysis.seen.feeds):
+            yield _Masking(self.analysis, self.masks, run).model(), feeds
+
+    def count(self) -> int:
+        """Number of axes that lose entries."""
+        return len(self.masks)
+
+
+class _Masking:
+    def __init__(self, analysis: Analysis, masks: Masks, run: int) -> None:
+        self.analysis = analysis
+        self.masks = masks
+        self.run = run
+        self.copy = analysis.model.copy()
+        self.twin = twins(analysis.model, self.copy)
+        self.before: dict[int, list[gs.Node]] = {}
+        self.after: dict[int, list[gs.Node]] = {}
+        self.names = Names(self.copy.graph)
+
+    def model(self) -> Model:
+        local = self._statistic_nodes()
+        for node in local.values():
+            self._on_kept_entries(node)
+        for uses in self._contracted(local):
+            self._zero(uses)
+        self._insert()
+        return self.copy
+
+    def _statistic_nodes(self) -> dict[int, gs.Node]:
+        uses = (u for u in self.analysis.statistics if touched(u.axis, self.masks))
+        return {id(u.node): u.node for u in uses}
+
+    def _contracted(self, local: dict[int, gs.Node]) -> Iterator[list[Use]]:
+        """Removed contractions by node and operand; a product is masked in one operand only."""
+        found: dict[int, dict[int, list[Use]]] = {}
+        for use in self.analysis.contractions:
+            if touched(use.axis, self.masks) and id(use.node) not in local:
+                found.setdefault(id(use.node), {}).setdefault(use.slot, []).append(use)
+        for slots in found.values():
+            yield min(slots.values(), key=lambda uses: isinstance(uses[0].node.inputs[uses[0].slot], gs.Constant))
+
+    def _zero(self, uses: list[Use]) -> None:
+        """x -> x * mask along each contracted dimension, at this operand of this node only."""
+        node, slot = uses[0].node, uses[0].slot
+        twin = self.twin[id(node)]
+        rank = self._rank(node, slot)
+        for use in uses:
+            keep = mask_of(use.axis, self.masks, self.run)
+            shape = [-1 if d == use.dim else 1 for d in range(rank)]
+            factor = self._like(keep.astype(np.float32).reshape(shape), twin.inputs[slot], node)
+            twin.inputs[slot] = self._node("Mul", [twin.inputs[slot], factor], self.before, node)
+
+    def _rank(self, node: gs.Node, slot: int) -> int:
+        tensor = node.inputs[slot]
+        return len(tensor.shape) if isinstance(tensor, gs.Constant) else len(self.analysis.axes[tensor.name])
+
+    def _like(self, value: npt.NDArray[Any], tensor: gs.Tensor, node: gs.Node) -> gs.Tensor:
+        if isinstance(tensor, gs.Constant):
+            return self._constant(value.astype(values(tensor).dtype))
+        if self.analysis.model.opset() < 15:
+            return self._constant(value)
+        return self._node("CastLike", [self._constant(value), tensor], self.before, node)
+
+    def _on_kept_entries(self, node: gs.Node) -> None:
+        """op(x) -> spread(op'(take(x))), with the constants and witnesses of the shrunk op."""
+        twin = self.twin[id(node)]
+        for slot, tensor in enumerate(node.inputs):
+            axes = self._axes(node, slot)
+            keeps = [mask_of(a, self.masks, self.run) for a in axes]
+            if isinstance(tensor, gs.Constant):
+                twin.inputs[slot] = self._constant(compress(values(tensor), keeps))
+                continue
+            for dim, keep in self._cut(axes):
+                places = self._constant(np.flatnonzero(keep))
+                twin.inputs[slot] = self._node("Gather", [twin.inputs[slot], places], self.before, node, axis=dim)
+        writer = WitnessWriter(self.copy, self.analysis.seen, self.masks, self.names)
+        for witness in self.analysis.witnesses:
+            if witness.node is node:
+                writer.write(witness, twin)
+        for out, original in enumerate(node.outputs):
+            self._spread(node, out, self.analysis.axes.get(original.name, []))
+
+    def _axes(self, node: gs.Node, slot: int) -> Sequence[Axis]:
+        tensor = node.inputs[slot]
+        if not isinstance(tensor, gs.Constant):
+            return self.analysis.axes.get(tensor.name, [])
+        return next((u.axes for u in self.analysis.uses if u.node is node and u.slot == slot), [])
+
+    def _cut(self, axes: Sequence[Axis]) -> Iterator[tuple[int, Mask]]:
+        for dim, axis in enumerate(axes):
+            if touched(axis, self.masks):
+                yield dim, mask_of(axis, self.masks, self.run)
+
+    def _spread(self, node: gs.Node, out: int, axes: Sequence[Axis]) -> None:
+        twin = self.twin[id(node)]
+        cuts = list(self._cut(axes))
+        if not cuts:
+            return
+        target = twin.outputs[out]
+        made = twin.outputs[out] = gs.Variable(f"{target.name}//kept")
+        for i, (dim, keep) in enumerate(cuts):
+            places = np.maximum(np.cumsum(keep) - 1, 0)
+            last = i == len(cuts) - 1
+            made = self._node(
+                "Gather", [made, self._constant(places)], self.after, node, output=target if last else None, axis=dim
+            )
+
+    def _constant(self, value: npt.NDArray[Any]) -> gs.Constant:
+        return gs.Constant(self.names.new("pruneopt_mask"), np.ascontiguousarray(value))
+
+    def _node(
+        self,
+        op: str,
+        inputs: list[gs.Tensor],
+        where: dict[int, list[gs.Node]],
+        node: gs.Node,
+        output: gs.Variable | None = None,
+        **attrs: int,
+    ) -> gs.Variable:
+        out = output if output is not None else gs.Variable(self.names.new("pruneopt_mask"))
+        where.setdefault(id(self.twin[id(node)]), []).append(gs.Node(op, out.name, attrs, inputs, [out]))
+        return out
+
+    def _insert(self) -> None:
+        """Put the new nodes around the old ones, in order."""
+        whole: list[gs.Node] = []
+        for node in self.copy.graph.nodes:
+            whole += [*self.before.get(id(node), []), node, *self.after.get(id(node), [])]
+        self.copy.graph.nodes = whole

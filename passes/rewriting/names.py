@@ -1,0 +1,25 @@
+"""Names for new tensors that no tensor of the graph has."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+
+class Names:
+    """Hands out names that are free in a graph and its bodies."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._taken = {t.name for g in (graph, *graph.subgraphs(recursive=True)) for t in _tensors(g)}
+
+    def new(self, wish: str) -> str:
+        """`wish`, or `wish_2`, `wish_3`, ... where it is taken."""
+        name, count = wish, 1
+        while name in self._taken:
+            count += 1
+            name = f"{wish}_{count}"
+        self._taken.add(name)
+        return name
+
+
+def _tensors(graph: gs.Graph) -> list[gs.Tensor]:
+    return [*graph.inputs, *graph.outputs, *(t for n in graph.nodes for t in (*n.inputs, *n.outputs))]

@@ -1,0 +1,93 @@
+"""Slices every constant by the masks of its axes and sets every witness from the new sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.infer import Analysis, ConstantUse
+from pruneopt.analysis.masks import Masks, mask_of, touched
+from pruneopt.analysis.witness import axes_of
+from pruneopt.model import Model, values
+from pruneopt.passes.rewriting.names import Names
+from pruneopt.passes.rewriting.witnesses import WitnessWriter
+
+Nodes = Mapping[int, gs.Node]
+Array = npt.NDArray[Any]
+
+
+def shrink(analysis: Analysis, masks: Masks) -> Model:
+    """A copy of the analysed model without the masked entries.
+
+    Args:
+        analysis: of the model to shrink, which stays as it is.
+        masks: one keep-mask per atom, shape [atom size]; atoms that are absent keep everything.
+    """
+    model = analysis.model.copy()
+    nodes = twins(analysis.model, model)
+    names = Names(model.graph)
+    cut = _Cutter(masks, names)
+    for use in analysis.uses:
+        if any(touched(axis, masks) for axis in use.axes):
+            nodes[id(use.node)].inputs[use.slot] = cut.constant(use)
+    writer = WitnessWriter(model, analysis.seen, masks, names)
+    for witness in analysis.witnesses:
+        if any(touched(axis, masks) for axis in axes_of(witness)):
+            writer.write(witness, nodes[id(witness.node)])
+    cut.restore_names(model.graph)
+    return tidy(model)
+
+
+def twins(model: Model, copy: Model) -> dict[int, gs.Node]:
+    """The copy's node for each node of `model`, by `id`."""
+    return {id(a): b for a, b in zip(model.graph.nodes, copy.graph.nodes, strict=True)}
+
+
+def tidy(model: Model) -> Model:
+    """Forget inferred shapes, which are stale now; the signature stays."""
+    ends = {t.name for t in (*model.graph.inputs, *model.graph.outputs)}
+    for node in model.graph.nodes:
+        for tensor in node.outputs:
+            if isinstance(tensor, gs.Variable) and tensor.name not in ends:
+                tensor.shape = None
+    return model
+
+
+class _Cutter:
+    """Sliced constants: one per constant and cut, shared by all uses that agree, cloned where they differ."""
+
+    def __init__(self, masks: Masks, names: Names) -> None:
+        self.masks = masks
+        self.names = names
+        self._made: dict[tuple[object, ...], gs.Constant] = {}
+        self._origin: dict[str, list[gs.Constant]] = {}
+
+    def constant(self, use: ConstantUse) -> gs.Constant:
+        keeps = [mask_of(axis, self.masks) for axis in use.axes]
+        key = (id(use.constant), *(keep.tobytes() for keep in keeps))
+        if key not in self._made:
+            name = use.constant.name
+            made = gs.Constant(self.names.new(f"{name}_kept"), compress(values(use.constant), keeps))
+            self._made[key] = made
+            self._origin.setdefault(name, []).append(made)
+        return self._made[key]
+
+    def restore_names(self, graph: gs.Graph) -> None:
+        """The first cut of a constant that nobody uses whole any more takes its name."""
+        used = {t.name for g in (graph, *graph.subgraphs(recursive=True)) for n in g.nodes for t in n.inputs}
+        used |= {t.name for t in (*graph.inputs, *graph.outputs)}
+        for name, made in self._origin.items():
+            if name not in used:
+                made[0].name = name
+
+
+def compress(array: Array, keeps: list[npt.NDArray[np.bool_]]) -> Array:
+    """`array` with only the kept entries of each dimension; the dimension that loses most goes first."""
+    for dim in sorted(range(len(keeps)), key=lambda d: float(keeps[d].mean()) if keeps[d].size else 1.0):
+        if not keeps[dim].all():
+            array = np.compress(keeps[dim], array, axis=dim)
+    return np.ascontiguousarray(array)

@@ -1,0 +1,141 @@
+"""Sets sizes and positions in a graph after its axes have shrunk."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
+from pruneopt.analysis.observe import Observation
+from pruneopt.analysis.witness import Entry, Indices, Place, Sizes, Witness
+from pruneopt.errors import PruneoptError
+from pruneopt.model import Model, values
+from pruneopt.passes.rewriting.names import Names
+
+Array = npt.NDArray[Any]
+
+
+class WitnessWriter:
+    """Writes witnesses into the nodes of `model`, a copy of the observed one."""
+
+    def __init__(self, model: Model, seen: Observation, masks: Masks, names: Names) -> None:
+        self.model = model
+        self.seen = seen
+        self.masks = masks
+        self.kept = {atom: int(mask.sum()) for atom, mask in masks.items()}
+        self.names = names
+
+    def write(self, witness: Witness, node: gs.Node) -> None:
+        """Set the witness's place on `node`, the twin of the node it names."""
+        if isinstance(witness, Indices):
+            self._indices(witness, node)
+        else:
+            self._sizes(witness, node)
+
+    def _indices(self, witness: Indices, node: gs.Node) -> None:
+        keep = mask_of(witness.axis, self.masks)
+        old = np.asarray(self._static(node, witness.place))
+        places = old % keep.size
+        moved = (np.cumsum(keep) - 1)[places][keep[places]]
+        self._put(node, witness.place, moved.astype(old.dtype))
+
+    def _sizes(self, witness: Sizes, node: gs.Node) -> None:
+        sizes = [self._size(entry) for entry in witness.entries]
+        if witness.instead_of:
+            node.attrs.pop(witness.instead_of, None)
+        if isinstance(witness.place, str):
+            whole = [self._literal(s, node) for s in sizes]
+            node.attrs[witness.place] = whole[0] if witness.scalar else whole
+            return
+        if witness.inferred:
+            target = self._inferred(witness, node, sizes)
+            if target is not None:
+                self._put(node, witness.place, np.array(target, np.int64))
+                return
+        if all(len(set(s)) == 1 for s in sizes):
+            self._put(node, witness.place, np.array([s[0] for s in sizes], np.int64))
+        else:
+            node.inputs[witness.place] = self._mixed(witness, node, sizes)
+
+    def _size(self, entry: Entry) -> tuple[int, ...]:
+        if isinstance(entry, int):
+            return (entry,) * self.seen.runs
+        return tuple(sum(size_of(a, self.kept, run) for a in entry) for run in range(self.seen.runs))
+
+    def _literal(self, size: tuple[int, ...], node: gs.Node) -> int:
+        if len(set(size)) > 1:
+            raise PruneoptError(f"{node.op} '{node.name}': an attribute would have to hold a dynamic size")
+        return size[0]
+
+    def _inferred(self, witness: Sizes, node: gs.Node, sizes: list[tuple[int, ...]]) -> list[int] | None:
+        """A Reshape target of literals, 0 for a dynamic size copied from the input, at most one -1."""
+        data = self._data_sizes(node)
+        target = []
+        for i, size in enumerate(sizes):
+            copied = data is not None and i < len(data) and data[i] == size and self._unchanged(witness.entries[i])
+            target.append(size[0] if len(set(size)) == 1 else 0 if copied else -1)
+        if target.count(-1) > 1:
+            return None
+        if 0 in target:
+            node.attrs.pop("allowzero", None)
+        return target
+
+    def _data_sizes(self, node: gs.Node) -> tuple[tuple[int, ...], ...] | None:
+        return self.seen.shapes.get(node.inputs[0].name)
+
+    def _unchanged(self, entry: Entry) -> bool:
+        return isinstance(entry, int) or not any(touched(a, self.masks) for a in entry)
+
+    def _mixed(self, witness: Sizes, node: gs.Node, sizes: list[tuple[int, ...]]) -> gs.Tensor:
+        """A shape of which some entries are dynamic: literals, and entries of the old shape (scaled)."""
+        assert isinstance(witness.place, int)
+        old = node.inputs[witness.place]
+        pieces: list[gs.Tensor] = []
+        for i, (entry, size) in enumerate(zip(witness.entries, sizes, strict=True)):
+            if len(set(size)) == 1:
+                pieces.append(self._constant(np.array(size[:1], np.int64)))
+                continue
+            piece = self._node("Gather", [old, self._constant(np.array([i], np.int64))], node, {"axis": 0})
+            pieces.append(self._scaled(piece, entry, size, node))
+        return self._node("Concat", pieces, node, {"axis": 0})
+
+    def _scaled(self, piece: gs.Tensor, entry: Entry, size: tuple[int, ...], node: gs.Node) -> gs.Tensor:
+        before = tuple(sum(a.size[r] for a in entry) for r in range(self.seen.runs)) if not isinstance(entry, int) else size
+        ratio = Fraction(size[0], before[0])
+        if ratio == 1:
+            return piece
+        if ratio.denominator > 1:
+            piece = self._node("Div", [piece, self._constant(np.array([ratio.denominator], np.int64))], node, {})
+        return self._node("Mul", [piece, self._constant(np.array([ratio.numerator], np.int64))], node, {})
+
+    def _static(self, node: gs.Node, place: Place) -> Any:
+        if isinstance(place, str):
+            return node.attrs[place]
+        tensor = node.inputs[place]
+        return values(tensor) if isinstance(tensor, gs.Constant) else self.seen.static[tensor.name]
+
+    def _put(self, node: gs.Node, place: Place, value: Array) -> None:
+        if isinstance(place, str):
+            node.attrs[place] = value.tolist()
+            return
+        while len(node.inputs) <= place:
+            node.inputs.append(gs.Variable.empty())
+        if isinstance(node.inputs[place], gs.Constant):
+            value = value.astype(node.inputs[place].dtype)
+            if values(node.inputs[place]).ndim == 0:
+                value = value.reshape(())
+        node.inputs[place] = self._constant(value)
+
+    def _constant(self, value: Array) -> gs.Constant:
+        return gs.Constant(self.names.new("pruneopt_size"), value)
+
+    def _node(self, op: str, inputs: list[gs.Tensor], before: gs.Node, attrs: dict[str, Any]) -> gs.Tensor:
+        out = gs.Variable(self.names.new("pruneopt_size"), np.dtype(np.int64))
+        nodes = self.model.graph.nodes
+        at = next(i for i, n in enumerate(nodes) if n is before)
+        nodes.insert(at, gs.Node(op, out.name, attrs, list(inputs), [out]))
+        return out

@@ -1,0 +1,1 @@
+"""Dependency analysis: which axes of which tensors must shrink together."""

@@ -1,0 +1,177 @@
+"""Applies the rule table to a whole graph: one pass in order, then ties between shared weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.axes import Axis, Clash, Reason, freeze, is_frozen, unify
+from pruneopt.analysis.observe import Observation
+from pruneopt.analysis.op import Axes, Op, Use
+from pruneopt.analysis.rules import find_rule
+from pruneopt.analysis.witness import Witness
+from pruneopt.model import Model, values
+
+
+@dataclass(frozen=True, eq=False)
+class ConstantUse:
+    """One constant at one input of one node: its own axes, so that accidental sharing ties nothing.
+
+    Attributes:
+        weight: the op contracts over it or looks rows up in it, so that copies would cost parameters.
+    """
+
+    constant: gs.Constant
+    node: gs.Node
+    slot: int
+    axes: Axes
+    weight: bool
+
+
+@dataclass
+class Analysis:
+    """All that is known about a graph's axes.
+
+    Attributes:
+        model: the analysed model; nodes are keyed by `id`.
+        axes: axes of each variable by name.
+        uses: every use of a constant of known shape.
+        contractions: dimensions that a node sums over.
+        statistics: dimensions that a statistic runs over.
+        witnesses: attributes and inputs that hold sizes.
+        macs: per node the axes whose sizes multiply to a number of multiply-accumulates.
+    """
+
+    model: Model
+    seen: Observation
+    axes: dict[str, Axes] = field(default_factory=dict)
+    uses: list[ConstantUse] = field(default_factory=list)
+    contractions: list[Use] = field(default_factory=list)
+    statistics: list[Use] = field(default_factory=list)
+    witnesses: list[Witness] = field(default_factory=list)
+    macs: list[tuple[gs.Node, tuple[Axis, ...]]] = field(default_factory=list)
+
+
+def analyse(model: Model, seen: Observation, keep: tuple[str, ...] = ()) -> Analysis:
+    """Find out which axes of `model` must shrink together.
+
+    Args:
+        model: its main graph is analysed; bodies of If, Loop and Scan stay as they are.
+        seen: sizes and values observed on `model` itself.
+        keep: glob patterns of tensor names no axis of which may change.
+    """
+    return _Inference(model, seen, keep).run()
+
+
+class _Inference:
+    def __init__(self, model: Model, seen: Observation, keep: tuple[str, ...]) -> None:
+        self.seen = seen
+        self.keep = keep
+        self.result = Analysis(model, seen)
+        self.opsets = {domain: model.opset(domain) for domain in {n.domain or "" for n in model.graph.nodes}}
+
+    def run(self) -> Analysis:
+        graph = self.result.model.graph
+        for tensor in graph.inputs:
+            self._freeze(self._variable(tensor), f"input '{tensor.name}' of the model")
+        for node in graph.nodes:
+            self._apply(node)
+        for tensor in graph.outputs:
+            self._freeze(self._variable(tensor), f"output '{tensor.name}' of the model")
+        for tensor in _captured(graph):
+            self._freeze(self._variable(tensor), f"'{tensor.name}' is used inside a control-flow body")
+        self._keep_named()
+        self._tie()
+        return self.result
+
+    def _apply(self, node: gs.Node) -> None:
+        inputs = [self._input(node, slot) for slot in range(len(node.inputs))]
+        outputs = [self._variable(t) for t in node.outputs]
+        constants = [self._known(t) for t in node.inputs]
+        op = Op(node, inputs, outputs, constants, self.opsets[node.domain or ""], self.seen.runs)
+        rule = find_rule(node, op.opset)
+        unknown = any(axes is None and t.name for t, axes in zip(node.inputs, inputs, strict=True))
+        if rule is None or unknown or any(True for _ in node.subgraphs()):
+            op.freeze_all("has no rule" if rule is None else "works on tensors of unknown shape")
+        else:
+            rule(op)
+        self._collect(op)
+
+    def _collect(self, op: Op) -> None:
+        result = self.result
+        result.contractions += op.contractions
+        result.statistics += op.statistics
+        result.witnesses += op.witnesses
+        result.macs += [(op.node, axes) for axes in op.macs]
+        for slot, tensor in enumerate(op.node.inputs):
+            axes = op.inputs[slot]
+            if isinstance(tensor, gs.Constant) and axes is not None:
+                result.uses.append(ConstantUse(tensor, op.node, slot, axes, slot in op.weights))
+
+    def _input(self, node: gs.Node, slot: int) -> Axes | None:
+        tensor = node.inputs[slot]
+        if isinstance(tensor, gs.Constant):
+            return [Axis((int(n),) * self.seen.runs) for n in tensor.shape]
+        return self._variable(tensor)
+
+    def _variable(self, tensor: gs.Tensor) -> Axes | None:
+        if isinstance(tensor, gs.Constant):
+            return [Axis((int(n),) * self.seen.runs) for n in tensor.shape]
+        shape = self.seen.shapes.get(tensor.name)
+        if not tensor.name or shape is None:
+            return None
+        return self.result.axes.setdefault(tensor.name, [Axis(size) for size in shape])
+
+    def _known(self, tensor: gs.Tensor) -> object:
+        if isinstance(tensor, gs.Constant):
+            return values(tensor)
+        return self.seen.static.get(tensor.name)
+
+    def _freeze(self, axes: Axes | None, text: str) -> None:
+        for axis in axes or []:
+            freeze(axis, Reason(text))
+
+    def _keep_named(self) -> None:
+        for name, axes in self._named():
+            if any(fnmatchcase(name, pattern) for pattern in self.keep):
+                self._freeze(axes, f"'{name}' is kept as asked")
+
+    def _named(self) -> Iterator[tuple[str, Axes]]:
+        yield from self.result.axes.items()
+        for use in self.result.uses:
+            yield use.constant.name, use.axes
+            yield use.node.name, use.axes
+
+    def _tie(self) -> None:
+        """A weight used twice keeps one copy: its uses shrink together."""
+        by_constant: dict[int, list[ConstantUse]] = {}
+        for use in self.result.uses:
+            by_constant.setdefault(id(use.constant), []).append(use)
+        for uses in by_constant.values():
+            if len(uses) > 1 and len(uses[0].axes) > 1 and any(u.weight for u in uses):
+                for other in uses[1:]:
+                    _tie_axes(uses[0].axes, other.axes)
+
+
+def _tie_axes(a: Axes, b: Axes) -> None:
+    for x, y in zip(a, b, strict=True):
+        try:
+            unify(x, y)
+        except Clash:  # the copies shrink apart; the rewrite makes one each
+            continue
+
+
+def _captured(graph: gs.Graph) -> Iterator[gs.Tensor]:
+    """Variables of the main graph that nodes inside bodies read."""
+    own = {t.name for node in graph.nodes for t in node.outputs} | {t.name for t in graph.inputs}
+    for body in graph.subgraphs(recursive=True):
+        inner = {t.name for node in body.nodes for t in node.outputs} | {t.name for t in body.inputs}
+        for tensor in (*(t for node in body.nodes for t in node.inputs), *body.outputs):
+            if isinstance(tensor, gs.Variable) and tensor.name in own - inner:
+                yield tensor
+
+
+__all__ = ["Analysis", "ConstantUse", "analyse", "is_frozen"]

@@ -1,0 +1,284 @@
+"""What a rule sees of a node, and the only things it may say: equalities, contractions, statistics, witnesses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.axes import Axis, Clash, Reason, Size, concat, couple, freeze, product, show, unify
+from pruneopt.analysis.notation import Dim, parse
+from pruneopt.analysis.witness import Entry, Indices, Place, Sizes, Witness
+
+Axes = list[Axis]
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """Dimension `dim` of input `slot` of `node`: contracted, or under a statistic."""
+
+    node: gs.Node
+    slot: int
+    dim: int
+    axis: Axis
+
+
+class Op:
+    """A node under analysis.
+
+    Attributes:
+        node: the graph node.
+        inputs: axes of each input, None where absent or of unknown shape.
+        outputs: axes of each output, None where of unknown shape.
+        constants: value of each input that is a constant or static, None otherwise.
+        opset: version of the node's operator set.
+        runs: number of observations, the length of every `Size`.
+    """
+
+    def __init__(
+        self,
+        node: gs.Node,
+        inputs: list[Axes | None],
+        outputs: list[Axes | None],
+        constants: list[npt.NDArray[Any] | None],
+        opset: int,
+        runs: int,
+    ) -> None:
+        self.node = node
+        self.inputs = inputs
+        self.outputs = outputs
+        self.constants = constants
+        self.opset = opset
+        self.runs = runs
+        self.contractions: list[Use] = []
+        self.statistics: list[Use] = []
+        self.witnesses: list[Witness] = []
+        self.macs: list[tuple[Axis, ...]] = []
+        self.weights: set[int] = set()
+
+    # --- reading -----------------------------------------------------------------------------------
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """An attribute's value."""
+        return self.node.attrs.get(name, default)
+
+    def input(self, slot: int) -> Axes | None:
+        """Axes of an input, None where it is absent."""
+        return self.inputs[slot] if slot < len(self.inputs) else None
+
+    def present(self, slot: int) -> bool:
+        """Whether the node has an input there."""
+        return slot < len(self.node.inputs) and bool(self.node.inputs[slot].name)
+
+    def place(self, name: str, slot: int) -> Place:
+        """Where a parameter lives in this opset: the attribute `name`, or the input at `slot`."""
+        return name if name in self.node.attrs else slot
+
+    def value(self, name: str, slot: int) -> list[int] | None:
+        """A parameter's integers, from attribute or input; None where absent or not static."""
+        if name in self.node.attrs:
+            found = self.node.attrs[name]
+            return list(found) if isinstance(found, Sequence) else [int(found)]
+        known = self.constants[slot] if slot < len(self.constants) else None
+        return None if known is None else [int(v) for v in np.asarray(known).reshape(-1)]
+
+    # --- building axes -----------------------------------------------------------------------------
+
+    def fresh(self, size: int | Size) -> Axis:
+        """A new atom."""
+        return Axis((size,) * self.runs if isinstance(size, int) else size)
+
+    def product(self, axes: Sequence[Axis]) -> Axis:
+        """The row-major product."""
+        return product(axes, self.runs)
+
+    def concat(self, axes: Sequence[Axis]) -> Axis:
+        """The concatenation."""
+        return concat(axes)
+
+    # --- asserting ---------------------------------------------------------------------------------
+
+    def reason(self, text: str) -> Reason:
+        """A reason that names this node."""
+        return Reason(text, f"{self.node.op} '{self.node.name or self.node.outputs[0].name}'")
+
+    def equal(self, a: Axis, b: Axis) -> None:
+        """Assert that two axes are the same; without common refinement both are frozen."""
+        try:
+            unify(a, b)
+        except Clash as clash:
+            why = self.reason(f"{show(a)} and {show(b)} cannot be aligned: {clash}")
+            freeze(a, why)
+            freeze(b, why)
+
+    def equal_all(self, a: Sequence[Axis], b: Sequence[Axis]) -> None:
+        """Assert equality dimension by dimension."""
+        for x, y in zip(a, b, strict=True):
+            self.equal(x, y)
+
+    def broadcast(self, terms: Sequence[Axes]) -> None:
+        """Assert equality aligned from the right wherever the sizes agree; size 1 is a broadcast."""
+        longest = max(terms, key=len)
+        for term in terms:
+            for x, y in zip(reversed(term), reversed(longest), strict=False):
+                if x.size == y.size:
+                    self.equal(x, y)
+        for i in range(1, len(longest) + 1):  # the longest term may itself have a 1 where others do not
+            wide = [t[-i] for t in terms if len(t) >= i and set(t[-i].size) != {1}]
+            for x in wide[1:]:
+                self.equal(wide[0], x) if x.size == wide[0].size else self.freeze([wide[0], x], "unequal broadcast")
+
+    def freeze(self, axes: Sequence[Axis], text: str) -> None:
+        """Forbid any change of these axes."""
+        for axis in axes:
+            freeze(axis, self.reason(text))
+
+    def freeze_all(self, text: str) -> None:
+        """Forbid any change of this node's inputs and outputs."""
+        for term in (*self.inputs, *self.outputs):
+            self.freeze(term or [], text)
+
+    def contract(self, slot: int, dim: int) -> None:
+        """Input `slot` is summed over dimension `dim`: a removed entry is an entry of zero."""
+        term = self.inputs[slot]
+        if term is not None:
+            self.contractions.append(Use(self.node, slot, dim, term[dim]))
+
+    def statistic(self, slot: int, dim: int, text: str, over: Axis | None = None) -> None:
+        """The result depends on all entries of dimension `dim` at once, or of `over`, a part of it."""
+        term = self.inputs[slot]
+        if term is not None:
+            couple(over or term[dim], self.reason(text))
+            self.statistics.append(Use(self.node, slot, dim, term[dim]))
+
+    def sizes(
+        self,
+        place: Place,
+        entries: Sequence[Entry | Axis],
+        *,
+        scalar: bool = False,
+        inferred: bool = False,
+        instead_of: str = "",
+    ) -> None:
+        """Declare that `place` holds the sizes of these axes (see `witness.Sizes`)."""
+        whole = tuple((e,) if isinstance(e, Axis) else e for e in entries)
+        self.witnesses.append(Sizes(self.node, place, whole, scalar, inferred, instead_of))
+
+    def positions(self, place: Place, axis: Axis) -> None:
+        """Declare that `place` holds positions along `axis`."""
+        self.witnesses.append(Indices(self.node, place, axis))
+
+    def count_macs(self, *axes: Axis) -> None:
+        """Declare a cost of the product of these axes' sizes, in multiply-accumulates."""
+        self.macs.append(axes)
+
+    def relate(self, text: str, *, macs: bool = False, why: str = "", **sizes: int) -> dict[str, Axis]:
+        """Assert a rule in the notation of `analysis.notation`; sizes of factors may be given by name.
+
+        Returns:
+            The axis of every name.
+        """
+        return _Relation(self, text, sizes, why).assert_all(macs)
+
+
+class _Relation:
+    """One application of a pattern to a node."""
+
+    def __init__(self, op: Op, text: str, sizes: dict[str, int], why: str) -> None:
+        self.op = op
+        self.pattern = parse(text)
+        self.sizes = sizes
+        self.why = why or f"its statistics run over the axis ({text})"
+        self.names: dict[str, Axis] = {}
+        self.rest: dict[str, list[Axes]] = {"...": [], "*": []}
+        self.window: Axes = []
+
+    def assert_all(self, macs: bool) -> dict[str, Axis]:
+        terms = [(i, t, self.op.input(i)) for i, t in enumerate(self.pattern.inputs)]
+        outs = [(-1 - i, t, o) for i, (t, o) in enumerate(zip(self.pattern.outputs, self.op.outputs, strict=False))]
+        located = [
+            (slot, *found)
+            for slot, term, axes in terms + outs
+            if axes is not None
+            for found in self._align(term, axes, slot)
+        ]
+        for _, _, dim, axis in located:
+            if len(dim.factors) == 1 and not dim.factors[0].isdigit():
+                self._single(dim.factors[0], axis)
+        for _, _, dim, axis in located:
+            if len(dim.factors) > 1 or dim.factors[0].isdigit():
+                whole = self.op.product(self._factors(dim, axis))
+                if whole.size == axis.size or set(axis.size) != {1}:  # else a broadcast
+                    self.op.equal(whole, axis)
+        if self.rest["..."]:
+            self.op.broadcast(self.rest["..."])
+        for axes in self.rest["*"]:
+            self.op.freeze(axes, "positions are mixed by a window")
+        self._mark(located)
+        if macs:
+            outer = self.rest["..."][-1] if self.rest["..."] else []  # the output's, already broadcast
+            self.op.count_macs(*self.names.values(), *outer, *self.window)
+        return self.names
+
+    def _align(self, term: tuple[Dim, ...], axes: Axes, slot: int) -> list[tuple[int, Dim, Axis]]:
+        """Match a term's dimensions with a tensor's; what `...` and `*` cover goes to `rest`."""
+        at = next((i for i, d in enumerate(term) if d.rest), None)
+        if len(axes) < len(term) - (at is not None):
+            return []  # a scalar where a vector may stand
+        if at is None:
+            return list(zip(range(len(axes)), term, axes, strict=True))
+        after = len(term) - at - 1
+        stop = len(axes) - after
+        covered = axes[at:stop]
+        self.rest[term[at].rest].append(covered)
+        if term[at].rest == "*" and slot != 0:
+            self.window += covered
+        if term[at].statistic:
+            for dim in range(at, stop):
+                if slot >= 0:
+                    self.op.statistic(slot, dim, self.why)
+        head = list(zip(range(at), term[:at], axes[:at], strict=True))
+        return head + list(zip(range(stop, len(axes)), term[at + 1 :], axes[stop:], strict=True))
+
+    def _single(self, name: str, axis: Axis) -> None:
+        known = self.names.setdefault(name, axis)
+        if known is not axis and known.size != axis.size and set(known.size) == {1}:
+            self.names[name] = axis  # the first was a broadcast
+        elif known is not axis and set(axis.size) != {1}:
+            self.op.equal(known, axis)
+
+    def _factors(self, dim: Dim, axis: Axis) -> list[Axis]:
+        """The factors' axes; at most one unknown size is found by division."""
+        known = [self._known(name) for name in dim.factors]
+        have = [prod(k.size[r] for k in known if k is not None) for r in range(self.op.runs)]
+        for i, (name, found) in enumerate(zip(dim.factors, known, strict=True)):
+            if found is None:
+                size = tuple(n // max(h, 1) for n, h in zip(axis.size, have, strict=True))
+                known[i] = self.names[name] = Axis(size)
+                have = [h * s for h, s in zip(have, size, strict=True)]
+        return [k for k in known if k is not None]
+
+    def _known(self, name: str) -> Axis | None:
+        if name.isdigit():
+            literal = self.op.fresh(int(name))
+            self.op.freeze([literal], "a fixed number of parts")
+            return literal
+        if name not in self.names and name in self.sizes:
+            self.names[name] = self.op.fresh(self.sizes[name])
+        return self.names.get(name)
+
+    def _mark(self, located: list[tuple[int, int, Dim, Axis]]) -> None:
+        kept = self.pattern.kept
+        for slot, dim_index, dim, _ in located:
+            if slot < 0:
+                continue
+            if dim.statistic:
+                self.op.statistic(slot, dim_index, self.why)
+            elif not set(dim.factors) <= kept:
+                self.op.contract(slot, dim_index)
+                self.op.weights.add(slot)

@@ -1,0 +1,86 @@
+"""Ops that sum over an axis: where width is consumed, and where the multiply-accumulates are."""
+
+from __future__ import annotations
+
+from pruneopt.analysis.axes import Axis
+from pruneopt.analysis.op import Axes, Op
+from pruneopt.analysis.rules import rule
+
+
+@rule("MatMul", "MatMulInteger")
+def matmul(op: Op) -> None:
+    """`... m k, ... k n -> ... m n`, with numpy's rules for vectors."""
+    left = "k" if len(op.input(0) or []) == 1 else "... m k"
+    right = "k" if len(op.input(1) or []) == 1 else "... k n"
+    out = " ".join(["..."] * (len(left + right) > 5) + ["m"] * (left != "k") + ["n"] * (right != "k"))
+    op.relate(f"{left}, {right} -> {out}", macs=True)
+    op.weights &= {slot for slot in op.weights if op.inputs[slot] is not None}
+
+
+@rule("Gemm")
+def gemm(op: Op) -> None:
+    """`m k, k n, ... -> m n`, each operand transposed where the attribute says so."""
+    left = "k m" if op.attr("transA", 0) else "m k"
+    right = "n k" if op.attr("transB", 0) else "k n"
+    op.relate(f"{left}, {right} -> m n", macs=True)
+    bias = op.input(2)
+    if bias is not None:
+        op.broadcast([bias, op.outputs[0] or []])
+
+
+@rule("Conv", "ConvInteger")
+def conv(op: Op) -> None:
+    """Channels in g groups: `b (g i) *, (g o) i *, (g o) -> b (g o) *`."""
+    names = op.relate("b (g i) *, (g o) i *, (g o) -> b (g o) *", macs=True, g=op.attr("group", 1))
+    op.sizes("group", [names["g"]], scalar=True)
+
+
+@rule("ConvTranspose")
+def conv_transpose(op: Op) -> None:
+    """Weights are stored input first: `b (g i) *, (g i) o *, (g o) -> b (g o) *`."""
+    names = op.relate("b (g i) *, (g i) o *, (g o) -> b (g o) *", macs=True, g=op.attr("group", 1))
+    op.sizes("group", [names["g"]], scalar=True)
+
+
+@rule("Einsum")
+def einsum(op: Op) -> None:
+    """The op's own equation, read as a rule."""
+    equation = op.attr("equation")
+    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    left, arrow, right = text.partition("->")
+    if not arrow:  # implicit output: the names that occur once, in alphabetical order
+        right = "".join(sorted(c for c in set(left) if c.isalpha() and left.count(c) == 1))
+    if any(len(set(term)) != len(term) for term in left.replace("...", "").split(",")):
+        op.freeze_all("takes a diagonal")
+        return
+    spaced = [" ".join(term.replace("...", ".")).replace(".", "...") for term in left.split(",")]
+    op.relate(f"{', '.join(spaced)} -> {' '.join(right.replace('...', '.')).replace('.', '...')}", macs=True)
+
+
+@rule("QLinearMatMul", since=10)
+def qlinear_matmul(op: Op) -> None:
+    """`... m k, , , ... k n -> ... m n`; scales and zero points of rows or columns follow."""
+    a, b, out = op.input(0) or [], op.input(3) or [], op.outputs[0] or []
+    op.equal(a[-1], b[-2])
+    op.contract(0, len(a) - 1)
+    op.contract(3, len(b) - 2)
+    op.broadcast([t for t in (a[:-2], b[:-2], out[:-2]) if t] or [[]])
+    op.equal(a[-2], out[-2])
+    op.equal(b[-1], out[-1])
+    op.count_macs(*out, a[-1])
+    for slot, target in ((1, a[-2]), (2, a[-2]), (4, b[-1]), (5, b[-1]), (6, out[-1]), (7, out[-1])):
+        _vector(op, op.input(slot), target)
+
+
+@rule("QLinearConv", since=10)
+def qlinear_conv(op: Op) -> None:
+    """As Conv, with a scale and zero point per output channel."""
+    names = op.relate(
+        "b (g i) *, , , (g o) i *, (g o), (g o), , , (g o) -> b (g o) *", macs=True, g=op.attr("group", 1)
+    )
+    op.sizes("group", [names["g"]], scalar=True)
+
+
+def _vector(op: Op, term: Axes | None, target: Axis) -> None:
+    if term and term[-1].size == target.size:
+        op.equal(term[-1], target)

@@ -1,0 +1,107 @@
+"""Ops that look entries up by position: what is indexed by data stays as it is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pruneopt.analysis.axes import Axis
+from pruneopt.analysis.op import Op
+from pruneopt.analysis.rules import rule
+
+
+@rule("Gather")
+def gather(op: Op) -> None:
+    """`data[:axis] + indices + data[axis+1:]`; a run of constant indices is a slice."""
+    data, index, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
+    axis = op.attr("axis", 0) % len(data)
+    op.equal_all(data[:axis] + data[axis + 1 :], out[:axis] + out[axis + len(index) :])
+    op.weights.add(0)
+    known = op.constants[1]
+    if known is None or not data[axis].static:
+        op.equal_all(index, out[axis : axis + len(index)])
+        op.freeze([data[axis]], "rows are looked up by data")
+    elif index and _is_run(np.asarray(known), data[axis].size[0]):
+        _take(op, data[axis], out[axis], int(np.asarray(known).reshape(-1)[0]))
+    else:
+        op.freeze([data[axis]], "single entries are picked by position")
+        op.freeze(out[axis : axis + len(index)], "single entries are picked by position")
+
+
+def _is_run(indices: np.ndarray, size: int) -> bool:
+    flat = indices.reshape(-1) % size
+    return indices.ndim == 1 and bool((flat == np.arange(flat[0], flat[0] + flat.size)).all())
+
+
+def _take(op: Op, axis: Axis, out: Axis, start: int) -> None:
+    before, after = op.fresh(start), op.fresh(axis.size[0] - start - out.size[0])
+    op.equal(axis, op.concat([before, out, after]))
+    op.positions(1, axis)
+
+
+@rule("GatherElements")
+def gather_elements(op: Op) -> None:
+    """Output and indices are alike; along `axis` positions are data."""
+    data, index, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
+    op.equal_all(index, out)
+    axis = op.attr("axis", 0) % len(data)
+    for dim, (x, y) in enumerate(zip(data, out, strict=True)):
+        if dim == axis or x.size != y.size:
+            op.freeze([x], "looked up by position")
+        else:
+            op.equal(x, y)
+    op.freeze([out[axis]], "looked up by position")
+
+
+@rule("GatherND")
+def gather_nd(op: Op) -> None:
+    """`batch + indices[:-1] + data[batch + depth:]`."""
+    data, index, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
+    batch = op.attr("batch_dims", 0)
+    depth = index[-1].size[0]
+    tail = len(data) - batch - depth
+    op.equal_all(data[:batch], index[:batch])
+    op.equal_all(index[:-1], out[: len(index) - 1])
+    op.equal_all(data[len(data) - tail :], out[len(out) - tail :])
+    op.freeze(data[batch : batch + depth], "looked up by position")
+    op.freeze([index[-1]], "a list of positions")
+
+
+@rule("ScatterND")
+def scatter_nd(op: Op) -> None:
+    """Output like data; the trailing dimensions of the updates are data's."""
+    data, index, updates = op.input(0) or [], op.input(1) or [], op.input(2) or []
+    op.equal_all(data, op.outputs[0] or [])
+    depth = index[-1].size[0]
+    op.freeze(data[:depth], "written by position")
+    op.freeze([index[-1]], "a list of positions")
+    op.equal_all(index[:-1], updates[: len(index) - 1])
+    op.equal_all(data[depth:], updates[len(index) - 1 :])
+
+
+@rule("ScatterElements", "Scatter")
+def scatter_elements(op: Op) -> None:
+    """Output like data, indices like updates; along `axis` positions are data."""
+    data, index, updates = op.input(0) or [], op.input(1) or [], op.input(2) or []
+    op.equal_all(data, op.outputs[0] or [])
+    op.equal_all(index, updates)
+    axis = op.attr("axis", 0) % len(data)
+    for dim, (x, y) in enumerate(zip(data, updates, strict=True)):
+        if dim == axis or x.size != y.size:
+            op.freeze([x, y], "written by position")
+        else:
+            op.equal(x, y)
+
+
+@rule("TopK", "ArgMax", "ArgMin", "CumSum", "Hardmax")
+def ordered(op: Op) -> None:
+    """Positions along `axis` have a meaning; the other dimensions pass through."""
+    data = op.input(0) or []
+    axis = op.attr("axis", -1 if op.node.op in ("TopK", "Hardmax") else 0)
+    if op.node.op == "CumSum":
+        axis = (op.value("axis", 1) or [0])[0]
+    axis %= len(data)
+    op.freeze([data[axis]], "the order along it has a meaning")
+    for out in (o for o in op.outputs if o is not None):
+        keeps = len(out) == len(data)
+        op.equal_all(data[:axis] + data[axis + 1 :], out[:axis] + out[axis + keeps :])
+        op.freeze(out[axis : axis + keeps], "the order along it has a meaning")

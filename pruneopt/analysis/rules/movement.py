@@ -1,0 +1,232 @@
+"""Ops that move entries without computing: products, concatenations and permutations of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+from pruneopt.analysis.axes import Axis, Size
+from pruneopt.analysis.op import Axes, Op
+from pruneopt.analysis.rules import rule
+
+
+@rule("Transpose")
+def transpose(op: Op) -> None:
+    """Output dimension i is input dimension perm[i]."""
+    data, out = op.input(0) or [], op.outputs[0] or []
+    for i, source in enumerate(op.attr("perm", list(range(len(data)))[::-1])):
+        op.equal(out[i], data[source])
+
+
+@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(op: Op) -> None:
+    """Row-major regrouping, solved in minimal blocks of equal size.
+
+    `[2, 56, 56, 96] -> [2, 8, 7, 8, 7, 96]` is four blocks, so that one without common refinement
+    freezes only itself.
+    """
+    data, out = op.input(0) or [], op.outputs[0] or []
+    for left, right in blocks(data, out, op.runs):
+        op.equal(op.product(left), op.product(right))
+    if op.node.op == "Reshape":
+        op.sizes(op.place("shape", 1), out, inferred=True)
+
+
+def blocks(left: Axes, right: Axes, runs: int) -> Iterator[tuple[Axes, Axes]]:
+    """The shortest runs of dimensions from both sides whose sizes multiply to the same number."""
+    left, right = list(left), list(right)
+    while left or right:
+        a, b = left[:1], right[:1]
+        del left[:1], right[:1]
+        while _volume(a, runs) != _volume(b, runs) and (left or right):
+            short_a = sum(_volume(a, runs)) <= sum(_volume(b, runs))
+            if (short_a and left) or not right:
+                a.append(left.pop(0))
+            else:
+                b.append(right.pop(0))
+        yield a, b
+
+
+def _volume(axes: Axes, runs: int) -> Size:
+    return tuple(prod(a.size[r] for a in axes) for r in range(runs))
+
+
+@rule("Concat")
+def concat(op: Op) -> None:
+    """Along `axis` the output is `a | b | ...`; the other dimensions are equal."""
+    terms, out = [t for t in op.inputs if t is not None], op.outputs[0] or []
+    axis = op.attr("axis", 1) % len(out)
+    for term in terms:
+        op.equal_all(term[:axis] + term[axis + 1 :], out[:axis] + out[axis + 1 :])
+    op.equal(op.concat([t[axis] for t in terms]), out[axis])
+
+
+@rule("Split")
+def split(op: Op) -> None:
+    """Along `axis` the input is the concatenation of the outputs."""
+    data = op.input(0) or []
+    axis = op.attr("axis", 0) % len(data)
+    outs = [o for o in op.outputs if o is not None]
+    if len(outs) < len(op.outputs):
+        op.freeze([data[axis]], "part of it is dropped")
+        return
+    for out in outs:
+        op.equal_all(data[:axis] + data[axis + 1 :], out[:axis] + out[axis + 1 :])
+    op.equal(data[axis], op.concat([o[axis] for o in outs]))
+    op.sizes("split" if op.opset < 13 else 1, [o[axis] for o in outs], instead_of="num_outputs")
+
+
+@rule("Slice")
+def slice_(op: Op) -> None:
+    """A piece of each axis: `x = before | out | after`, and `x = (out s)` for a step of s."""
+    data, out = op.input(0) or [], op.outputs[0] or []
+    if op.present(3) and op.value("axes", 3) is None:
+        op.freeze_all("sliced along a computed axis")
+        return
+    axes = [a % len(data) for a in op.value("axes", 3) or range(len(data))]
+    starts, ends = op.value("starts", 1), op.value("ends", 2)
+    steps = op.value("steps", 4) or [1] * len(axes)
+    for dim in set(range(len(data))) - set(axes):
+        op.equal(data[dim], out[dim])
+    pieces = []
+    for i, dim in enumerate(axes):
+        known = (starts[i], ends[i], steps[i]) if starts and ends else None
+        pieces.append(_piece(op, data[dim], out[dim], known))
+    if starts and ends and any(p is not None for p in pieces):
+        _bounds(op, starts, ends, pieces)
+
+
+def _piece(op: Op, axis: Axis, out: Axis, known: tuple[int, int, int] | None) -> tuple[Axis, Axis] | None:
+    """Relate one sliced axis; returns what is before and what is kept where the bounds follow the sizes."""
+    if axis.size == out.size and (known is None or known[2] == 1):
+        op.equal(axis, out)
+        return None
+    if known is None or not axis.static or not out.static:
+        op.freeze([axis, out], "sliced at computed places")
+        return None
+    total = axis.size[0]
+    start, _, step = slice(*known).indices(total)
+    if step == 1:
+        before, after = op.fresh(start), op.fresh(total - start - out.size[0])
+        op.equal(axis, op.concat([before, out, after]))
+        return before, out
+    if step > 1 and start < step and total % step == 0:  # every s-th entry: x = (out s)
+        inner = op.fresh(step)
+        op.freeze([inner], f"every {step}th entry is picked")
+        op.equal(axis, op.product([out, inner]))
+        return None
+    op.freeze([axis, out], f"sliced with step {step}")
+    return None
+
+
+def _bounds(op: Op, starts: list[int], ends: list[int], pieces: list[tuple[Axis, Axis] | None]) -> None:
+    """New bounds: what is left before the piece, and that plus what is left of it."""
+    op.sizes(op.place("starts", 1), [s if p is None else (p[0],) for s, p in zip(starts, pieces, strict=True)])
+    op.sizes(op.place("ends", 2), [e if p is None else p for e, p in zip(ends, pieces, strict=True)])
+
+
+@rule("Pad")
+def pad(op: Op) -> None:
+    """`out = new | x | new` where a constant is padded; anything else depends on the neighbours."""
+    data, out = op.input(0) or [], op.outputs[0] or []
+    pads = op.value("pads", 1)
+    axes = op.value("axes", 3) or list(range(len(data)))
+    axes = [a % len(data) for a in axes]
+    entries: list[int | Axis] = [] if pads is None else list(pads)
+    for dim, (x, y) in enumerate(zip(data, out, strict=True)):
+        at = axes.index(dim) if dim in axes else None
+        if x.size == y.size and (at is None or pads is None or not pads[at]):
+            op.equal(x, y)
+        elif pads is None or at is None or op.attr("mode", "constant") not in ("constant", b"constant"):
+            op.freeze([x, y], "padded from its own entries or at computed places")
+        elif min(pads[at], pads[at + len(axes)]) < 0:
+            op.freeze([x, y], "cropped by a negative pad")
+        else:
+            before, after = op.fresh(pads[at]), op.fresh(pads[at + len(axes)])
+            op.equal(op.concat([before, x, after]), y)
+            entries[at], entries[at + len(axes)] = before, after
+    if any(isinstance(e, Axis) for e in entries):
+        op.sizes(op.place("pads", 1), entries)
+
+
+@rule("Expand")
+def expand(op: Op) -> None:
+    """A dimension of size 1 becomes any number of equal entries."""
+    data, out = op.input(0) or [], op.outputs[0] or []
+    op.broadcast([data, out])
+    padded: list[Axis | None] = [None] * (len(out) - len(data)) + list(data)
+    op.sizes(1, [1 if x is not None and x.size == y.size else y for x, y in zip(padded, out, strict=True)])
+
+
+@rule("Tile")
+def tile(op: Op) -> None:
+    """`out = (r x)` for r repeats."""
+    data, out = op.input(0) or [], op.outputs[0] or []
+    repeats: list[int | Axis] = []
+    for x, y in zip(data, out, strict=True):
+        times = op.fresh(tuple(n // max(m, 1) for n, m in zip(y.size, x.size, strict=True)))
+        op.equal(op.product([times, x]), y)
+        repeats.append(times)
+    op.sizes(op.place("repeats", 1), repeats)
+
+
+@rule("ConstantOfShape")
+def constant_of_shape(op: Op) -> None:
+    """Equal entries in any number."""
+    op.sizes(0, op.outputs[0] or [])
+
+
+@rule("Resize", "Upsample")
+def resize(op: Op) -> None:
+    """Dimensions that keep their size are equal; resized ones interpolate between neighbours."""
+    data, out = op.input(0) or [], op.outputs[0] or []
+    for x, y in zip(data, out, strict=True):
+        op.equal(x, y) if x.size == y.size else op.freeze([x, y], "resized")
+    if op.node.op == "Resize" and op.present(3) and not op.attr("axes"):
+        op.sizes(3, [y if x.size == y.size else y.size[0] for x, y in zip(data, out, strict=True)])
+
+
+@rule("DepthToSpace")
+def depth_to_space(op: Op) -> None:
+    """Pixel shuffle: block factors move from channels to space."""
+    block = op.attr("blocksize")
+    crd = op.attr("mode", "DCR") in ("CRD", b"CRD")
+    names = op.relate("b (c s t) h w -> b c (h s) (w t)" if crd else "b (s t c) h w -> b c (h s) (w t)", s=block, t=block)
+    op.freeze([names["s"], names["t"]], "part of a pixel block")
+
+
+@rule("SpaceToDepth")
+def space_to_depth(op: Op) -> None:
+    """Pixel unshuffle: block factors move from space to channels."""
+    block = op.attr("blocksize")
+    names = op.relate("b c (h s) (w t) -> b (s t c) h w", s=block, t=block)
+    op.freeze([names["s"], names["t"]], "part of a pixel block")
+
+
+@rule("Shape", "Size")
+def shape(op: Op) -> None:
+    """A vector of sizes: its own axis is no axis of the data."""
+    op.freeze(op.outputs[0] or [], "a list of sizes")
+    if op.node.op == "Size":
+        op.freeze(op.input(0) or [], "its element count is used as a value")
+
+
+@rule("Range", "EyeLike", "NonZero", "OneHot", "RandomNormal", "RandomUniform", "Multinomial", "Unique", "Compress")
+def counted(op: Op) -> None:
+    """Positions or counts are values here."""
+    op.freeze_all("positions along it are values")
+
+
+@rule("Trilu")
+def trilu(op: Op) -> None:
+    """Keeps a triangle of the last two dimensions."""
+    data, out = op.input(0) or [], op.outputs[0] or []
+    op.equal_all(data, out)
+    op.freeze(data[-2:], "a triangle is cut by position")
+
+
+@rule("ReverseSequence")
+def reverse_sequence(op: Op) -> None:
+    """Reverses along one axis."""
+    op.equal_all(op.input(0) or [], op.outputs[0] or [])
+    op.freeze((op.input(0) or [])[:2], "reversed by position")

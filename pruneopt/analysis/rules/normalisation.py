@@ -1,0 +1,69 @@
+"""Norms and softmax: a statistic runs over an axis, so removal there changes what is left."""
+
+from __future__ import annotations
+
+from pruneopt.analysis.op import Op
+from pruneopt.analysis.rules import pattern, rule
+
+NORM = "the norm's mean and variance run over it"
+
+pattern("b c ..., c, c, c, c -> b c ..., c, c, c, c", "BatchNormalization")
+
+
+@rule("InstanceNormalization")
+def instance_norm(op: Op) -> None:
+    """Per channel, statistics over what follows."""
+    op.relate("b c ~..., c, c -> b c ...", why=NORM)
+
+
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def layer_norm(op: Op) -> None:
+    """Statistics over the dimensions from `axis` on; scale and bias are aligned from the right."""
+    data, out = op.input(0) or [], op.outputs[0] or []
+    axis = op.attr("axis", -1) % len(data)
+    op.equal_all(data, out)
+    for term in (op.input(1), op.input(2)):
+        if term is not None:
+            op.broadcast([term, data])
+    for extra in (o for o in op.outputs[1:] if o):
+        op.equal_all(data[:axis], extra[:axis])
+    for dim in range(axis, len(data)):
+        op.statistic(0, dim, NORM)
+
+
+@rule("GroupNormalization", since=18)
+def group_norm(op: Op) -> None:
+    """Channels are `(g c)`: whole groups are free, widths inside a group are under the norm."""
+    scale = "(g c)" if op.opset >= 21 else "g"
+    groups = op.attr("num_groups")
+    names = op.relate(f"b (g c) ~..., {scale}, {scale} -> b (g c) ...", why=NORM, g=groups)
+    op.statistic(0, 1, NORM, over=names["c"])
+    op.sizes("num_groups", [names["g"]], scalar=True)
+
+
+@rule("Softmax", "LogSoftmax")
+def softmax(op: Op) -> None:
+    """Entries compete along `axis` (before opset 13: along everything from there on)."""
+    data = op.input(0) or []
+    op.equal_all(data, op.outputs[0] or [])
+    axis = op.attr("axis", -1 if op.opset >= 13 else 1) % len(data)
+    for dim in range(axis, axis + 1 if op.opset >= 13 else len(data)):
+        op.statistic(0, dim, "softmax runs over it")
+
+
+@rule("LpNormalization", "MeanVarianceNormalization")
+def lp_norm(op: Op) -> None:
+    """Statistics over `axis` or `axes`."""
+    data = op.input(0) or []
+    op.equal_all(data, op.outputs[0] or [])
+    axes = [op.attr("axis", -1)] if op.node.op == "LpNormalization" else op.attr("axes", [0, 2, 3])
+    for axis in axes:
+        op.statistic(0, axis % len(data), NORM)
+
+
+@rule("LRN")
+def lrn(op: Op) -> None:
+    """A window over neighbouring channels."""
+    data = op.input(0) or []
+    op.equal_all(data, op.outputs[0] or [])
+    op.freeze([data[1]], "a window runs over neighbouring channels")
