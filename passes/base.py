@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.observe import Feeds, Observation, Observer, derived_tensors, observe
 from pruneopt.errors import PruneoptError
@@ -129,10 +130,11 @@ def prove(model: Model, claim: Claim, context: Context, tolerance: float = TOLER
     Raises:
         PruneoptError: they differ by more than `tolerance`. This is a bug of a rule, never of the user.
     """
-    session = context.backend.session(model, optimize=False)
+    points = comparison_points(model.graph)
+    session = context.backend.session(model, points, optimize=False)
     worst = 0.0
     for reference, feeds in claim.references():
-        expected = context.backend.session(reference, optimize=False).run(feeds)
+        expected = context.backend.session(reference, points, optimize=False).run(feeds)
         found = session.run(feeds)
         worst = max(worst, *(distance(expected[name], found[name]) for name in expected), 0.0)
     if not worst <= tolerance:
@@ -141,6 +143,22 @@ def prove(model: Model, claim: Claim, context: Context, tolerance: float = TOLER
             "allowed), so nothing was written; please report this model"
         )
     return Equivalence(worst, claim.count())
+
+
+SQUASHING = {"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh", "ArgMax", "ArgMin", "Round", "Cast"}
+
+
+def comparison_points(graph: gs.Graph) -> list[str]:
+    """Names of the tensors to compare: the outputs, or what goes into a squashing op that makes one.
+
+    A saturated sigmoid or an argmax would hide a wrong rewrite, and turn rounding into a flipped bit.
+    """
+    points = []
+    for tensor in graph.outputs:
+        while tensor.inputs and tensor.inputs[0].op in SQUASHING and tensor.inputs[0].inputs[0].inputs:
+            tensor = tensor.inputs[0].inputs[0]
+        points.append(tensor.name)
+    return points
 
 
 def distance(expected: Any, found: Any) -> float:

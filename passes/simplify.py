@@ -71,7 +71,7 @@ def _fold(graph: gs.Graph, seen: Observation) -> None:
     for node in list(graph.nodes):
         for out in list(node.outputs):
             value = seen.static.get(out.name)
-            if value is None or out.name in ends or not _pays(node, out, value, seen):
+            if value is None or out.name in ends or not _pays(node, value):
                 continue
             outside = [c for c in out.outputs if not _known(c, seen)]
             if outside:
@@ -88,12 +88,24 @@ def _known(node: gs.Node, seen: Observation) -> bool:
     return bool(names) and all(n in seen.static for n in names)
 
 
-def _pays(node: gs.Node, out: gs.Tensor, value: np.ndarray[Any, Any], seen: Observation) -> bool:
+def _pays(node: gs.Node, value: np.ndarray[Any, Any]) -> bool:
     """Small values always; a large one only where it takes the place of constants that nothing else uses."""
-    if value.nbytes <= SMALL:
-        return True
-    freed = sum(t._values.nbytes for t in node.inputs if isinstance(t, gs.Constant) and len(t.outputs) == 1)
-    return bool(node.op in ("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast") and value.nbytes <= freed)
+    return value.nbytes <= SMALL or value.nbytes <= _freed(node)
+
+
+def _freed(node: gs.Node) -> int:
+    """Bytes of the constants that nothing needs once the output of `node` is known."""
+    cone = {id(node)}
+    queue, constants = [node], {}
+    while queue:
+        for tensor in queue.pop().inputs:
+            if isinstance(tensor, gs.Constant):
+                constants[id(tensor)] = tensor
+            for producer in tensor.inputs:
+                if id(producer) not in cone and all(id(c) in cone for o in producer.outputs for c in o.outputs):
+                    cone.add(id(producer))
+                    queue.append(producer)
+    return sum(c._values.nbytes for c in constants.values() if all(id(n) in cone for n in c.outputs))
 
 
 def _settle_reshapes(graph: gs.Graph, seen: Observation) -> None:

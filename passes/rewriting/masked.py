@@ -69,10 +69,10 @@ class _Masking:
 
     def _contracted(self, local: dict[int, gs.Node]) -> Iterator[list[Use]]:
         """Removed contractions by node and operand; a product is masked in one operand only."""
-        found: dict[int, dict[int, list[Use]]] = {}
+        found: dict[tuple[int, str], dict[int, list[Use]]] = {}
         for use in self.analysis.contractions:
             if touched(use.axis, self.masks) and id(use.node) not in local:
-                found.setdefault(id(use.node), {}).setdefault(use.slot, []).append(use)
+                found.setdefault((id(use.node), use.label), {}).setdefault(use.slot, []).append(use)
         for slots in found.values():
             yield min(slots.values(), key=lambda uses: isinstance(uses[0].node.inputs[uses[0].slot], gs.Constant))
 

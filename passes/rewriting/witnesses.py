@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
 from pruneopt.analysis.observe import Observation
-from pruneopt.analysis.witness import Entry, Indices, Place, Sizes, Witness
+from pruneopt.analysis.witness import Entry, Indices, Place, Sizes, Style, Witness
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
@@ -51,7 +51,9 @@ class WitnessWriter:
             whole = [self._literal(s, node) for s in sizes]
             node.attrs[witness.place] = whole[0] if witness.scalar else whole
             return
-        if witness.inferred:
+        if witness.style is Style.EXPAND:
+            sizes = self._broadcast(node, sizes)
+        if witness.style is Style.RESHAPE:
             target = self._inferred(witness, node, sizes)
             if target is not None:
                 self._put(node, witness.place, np.array(target, np.int64))
@@ -84,8 +86,17 @@ class WitnessWriter:
             node.attrs.pop("allowzero", None)
         return target
 
+    def _broadcast(self, node: gs.Node, sizes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """1 where the data had the whole size before; what is left of it, it still has."""
+        data, out = self._data_sizes(node) or (), self.seen.shapes[node.outputs[0].name]
+        padded = ((),) * (len(out) - len(data)) + data
+        return [(1,) if old == whole else new for old, whole, new in zip(padded, out, sizes, strict=True)]
+
     def _data_sizes(self, node: gs.Node) -> tuple[tuple[int, ...], ...] | None:
-        return self.seen.shapes.get(node.inputs[0].name)
+        data = node.inputs[0]
+        if isinstance(data, gs.Constant):
+            return tuple((int(n),) * self.seen.runs for n in data.shape)
+        return self.seen.shapes.get(data.name)
 
     def _unchanged(self, entry: Entry) -> bool:
         return isinstance(entry, int) or not any(touched(a, self.masks) for a in entry)

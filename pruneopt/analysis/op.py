@@ -13,19 +13,23 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Clash, Reason, Size, concat, couple, freeze, product, show, unify
 from pruneopt.analysis.notation import Dim, parse
-from pruneopt.analysis.witness import Entry, Indices, Place, Sizes, Witness
+from pruneopt.analysis.witness import Entry, Indices, Place, Sizes, Style, Witness
 
 Axes = list[Axis]
 
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """Dimension `dim` of input `slot` of `node`: contracted, or under a statistic."""
+    """Dimension `dim` of input `slot` of `node`: contracted, or under a statistic.
+
+    Operands of one contraction have the same `label`; masking one of them masks the sum.
+    """
 
     node: gs.Node
     slot: int
     dim: int
     axis: Axis
+    label: str = ""
 
 
 class Op:
@@ -143,11 +147,11 @@ class Op:
         for term in (*self.inputs, *self.outputs):
             self.freeze(term or [], text)
 
-    def contract(self, slot: int, dim: int) -> None:
+    def contract(self, slot: int, dim: int, label: str = "") -> None:
         """Input `slot` is summed over dimension `dim`: a removed entry is an entry of zero."""
         term = self.inputs[slot]
         if term is not None:
-            self.contractions.append(Use(self.node, slot, dim, term[dim]))
+            self.contractions.append(Use(self.node, slot, dim, term[dim], label))
 
     def statistic(self, slot: int, dim: int, text: str, over: Axis | None = None) -> None:
         """The result depends on all entries of dimension `dim` at once, or of `over`, a part of it."""
@@ -162,12 +166,12 @@ class Op:
         entries: Sequence[Entry | Axis],
         *,
         scalar: bool = False,
-        inferred: bool = False,
+        style: Style = Style.EXACT,
         instead_of: str = "",
     ) -> None:
         """Declare that `place` holds the sizes of these axes (see `witness.Sizes`)."""
         whole = tuple((e,) if isinstance(e, Axis) else e for e in entries)
-        self.witnesses.append(Sizes(self.node, place, whole, scalar, inferred, instead_of))
+        self.witnesses.append(Sizes(self.node, place, whole, scalar, style, instead_of))
 
     def positions(self, place: Place, axis: Axis) -> None:
         """Declare that `place` holds positions along `axis`."""

@@ -7,6 +7,7 @@ new sizes. A *place* is an attribute's name or an input's position.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 import onnx_graphsurgeon as gs
 
@@ -14,6 +15,18 @@ from pruneopt.analysis.axes import Axis
 
 Place = str | int
 Entry = int | tuple[Axis, ...]  # a literal, or the sum of these axes' sizes
+
+
+class Style(Enum):
+    """How sizes are written.
+
+    EXACT: as they are. RESHAPE: 0 may stand for a size copied from the data and -1 for one other.
+    EXPAND: 1 stands for a size that the data already has.
+    """
+
+    EXACT = "exact"
+    RESHAPE = "reshape"
+    EXPAND = "expand"
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +38,7 @@ class Sizes:
         place: attribute name or input position.
         entries: one per element of the value.
         scalar: the value is a single integer.
-        inferred: -1 may stand for one entry and 0 for an entry equal to the data's own dimension (Reshape).
+        style: how the sizes are written.
         instead_of: an attribute that goes when this is written (Split's `num_outputs`).
     """
 
@@ -33,7 +46,7 @@ class Sizes:
     place: Place
     entries: tuple[Entry, ...]
     scalar: bool = False
-    inferred: bool = False
+    style: Style = Style.EXACT
     instead_of: str = ""
 
 

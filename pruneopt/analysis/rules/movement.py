@@ -8,6 +8,7 @@ from math import prod
 from pruneopt.analysis.axes import Axis, Size
 from pruneopt.analysis.op import Axes, Op
 from pruneopt.analysis.rules import rule
+from pruneopt.analysis.witness import Style
 
 
 @rule("Transpose")
@@ -29,7 +30,7 @@ def reshape(op: Op) -> None:
     for left, right in blocks(data, out, op.runs):
         op.equal(op.product(left), op.product(right))
     if op.node.op == "Reshape":
-        op.sizes(op.place("shape", 1), out, inferred=True)
+        op.sizes(op.place("shape", 1), out, style=Style.RESHAPE)
 
 
 def blocks(left: Axes, right: Axes, runs: int) -> Iterator[tuple[Axes, Axes]]:
@@ -154,8 +155,7 @@ def expand(op: Op) -> None:
     """A dimension of size 1 becomes any number of equal entries."""
     data, out = op.input(0) or [], op.outputs[0] or []
     op.broadcast([data, out])
-    padded: list[Axis | None] = [None] * (len(out) - len(data)) + list(data)
-    op.sizes(1, [1 if x is not None and x.size == y.size else y for x, y in zip(padded, out, strict=True)])
+    op.sizes(1, out, style=Style.EXPAND)
 
 
 @rule("Tile")

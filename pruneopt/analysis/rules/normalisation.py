@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pruneopt.analysis.op import Op
-from pruneopt.analysis.rules import pattern, rule
+from pruneopt.analysis.rules import rule
 
 NORM = "the norm's mean and variance run over it"
 
-pattern("b c ..., c, c, c, c -> b c ..., c, c, c, c", "BatchNormalization")
+
+
+@rule("BatchNormalization")
+def batch_norm(op: Op) -> None:
+    """Element by element with stored statistics; in training mode over everything but the channel."""
+    if op.attr("training_mode", 0):  # weight standardisation is exported like that
+        op.relate("~b c ~..., c, c, c, c -> b c ..., c, c", why=NORM)
+    else:
+        op.relate("b c ..., c, c, c, c -> b c ..., c, c, c, c")
 
 
 @rule("InstanceNormalization")

@@ -11,12 +11,13 @@ GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 @rule("RNN", "GRU", "LSTM")
 def recurrent(op: Op) -> None:
     """`s b i, d (gates h) i, d (gates h) h, d (2 gates h), b, d b h -> s d b h, d b h`, or batch first."""
-    gates, cells = GATES[op.node.op], op.node.op == "LSTM"
-    if op.attr("layout", 0):
-        text = f"b s i, d ({gates} h) i, d ({gates} h) h, d ({2 * gates} h), n, b d h, b d h, d (3 h) -> b s d h, b d h, b d h"
-    else:
-        text = f"s b i, d ({gates} h) i, d ({gates} h) h, d ({2 * gates} h), n, d b h, d b h, d (3 h) -> s d b h, d b h, d b h"
-    names = op.relate(text if cells else text.replace(", d (3 h)", ""), why="")
+    gates = GATES[op.node.op]
+    batch_first = op.attr("layout", 0)
+    x, y, state = ("b s i", "b s d h", "b d h") if batch_first else ("s b i", "s d b h", "d b h")
+    weights = f"d ({gates} h) i, d ({gates} h) h, d ({2 * gates} h)"
+    peepholes = ", d (3 h)" if op.node.op == "LSTM" else ""
+    names = op.relate(f"{x}, {weights}, n, {state}, {state}{peepholes} -> {y}, {state}, {state}")
+    op.contract(2, 2, "the state fed back")
     op.freeze([names["d"]], "the directions of a recurrent layer")
     op.sizes("hidden_size", [names["h"]], scalar=True)
     gate = op.fresh(gates)

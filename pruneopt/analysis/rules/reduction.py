@@ -12,7 +12,10 @@ SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")  # a removed ent
 
 @rule(*(f"Reduce{name}" for name in REDUCTIONS))
 def reduce(op: Op) -> None:
-    """The reduced dimensions go (or become 1); sums are contractions, the rest are statistics."""
+    """The reduced dimensions go (or become 1); sums are contractions, the rest are statistics.
+
+    A sum is coupled all the same: norms are written with sums, too.
+    """
     data, out = op.input(0) or [], op.outputs[0] or []
     axes = op.value("axes", 1)
     if axes is None and op.present(1):
@@ -27,8 +30,7 @@ def reduce(op: Op) -> None:
     for dim in reduced:
         if op.node.op in SUMS:
             op.contract(0, dim)
-            if op.node.op != "ReduceSum":
-                couple(data[dim], op.reason(f"{op.node.op} runs over it"))
+            couple(data[dim], op.reason(f"{op.node.op} runs over it"))
         else:
             op.statistic(0, dim, f"{op.node.op} runs over it")
 
