@@ -9,91 +9,20 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, TensorProto, helper
+from onnx import AttributeProto
 
 from pruneopt.frontends import extras
-from pruneopt.frontends.external import Bytes, External
 from pruneopt.frontends.signature import value_info
-from pruneopt.frontends.stored import Array, Sparse, Stored, byte_size, from_array
+from pruneopt.frontends.weights import fill, sparse
 
 # Adds an initializer to a graph; the last argument says whether it is the main graph.
 Place = Callable[[gs.Constant, onnx.GraphProto, bool], None]
 Path = tuple[gs.Graph, ...]
 
 
-def size(constant: gs.Constant) -> int:
-    """Bytes of a constant's data in a file; 0 for strings."""
-    kept = unedited(constant)
-    if kept is not None:
-        return int(kept.nbytes)
-    array = _array(constant)
-    if array.dtype.kind in "OSU":
-        return 0
-    return byte_size(helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-
-
-def payload(constant: gs.Constant) -> tuple[TensorProto, Bytes | External | None]:
-    """Header and data of a constant as they go into a file; strings stay in the header."""
-    kept = unedited(constant)
-    if kept is None:
-        known = extras.of_constant(constant)
-        return from_array(_array(constant), known.stored.header if known else None, constant.name)
-    return header_of(constant), kept.source
-
-
-def header_of(constant: gs.Constant) -> TensorProto:
-    """The TensorProto of a constant without its data."""
-    kept = unedited(constant)
-    if kept is None:
-        return payload(constant)[0]
-    header = TensorProto()
-    header.CopyFrom(kept.header)
-    header.name = constant.name
-    return header
-
-
-def fill(tensor: TensorProto, constant: gs.Constant) -> TensorProto:
-    """Makes `tensor` the complete TensorProto of a constant."""
-    header, data = payload(constant)
-    tensor.CopyFrom(header)
-    if data is not None:
-        tensor.raw_data = (data.view() if isinstance(data, External) else data).tobytes()
-    return tensor
-
-
 def inline(constant: gs.Constant, proto: onnx.GraphProto, main: bool) -> None:
     """A `Place`: the data goes into the initializer."""
     fill(proto.initializer.add(), constant)
-
-
-def unedited(constant: gs.Constant) -> Stored | None:
-    """The stored form of a constant whose values nobody has replaced."""
-    values = constant._values
-    known = extras.of_constant(constant)
-    if isinstance(values, Stored):
-        return values
-    if known is not None and values is known.stored._unpacked:
-        return known.stored
-    return None
-
-
-def _array(constant: gs.Constant) -> Array:
-    array = np.asarray(constant.values)
-    if constant._export_dtype is None:
-        return array
-    kind = constant._export_dtype
-    return array.astype(helper.tensor_dtype_to_np_dtype(kind) if isinstance(kind, int) else kind)
-
-
-def sparse(constant: gs.Constant) -> onnx.SparseTensorProto | None:
-    """The SparseTensorProto of a constant that came sparse and was not edited."""
-    kept = unedited(constant)
-    if not isinstance(kept, Sparse):
-        return None
-    proto = onnx.SparseTensorProto()
-    proto.CopyFrom(kept.proto)
-    proto.values.name = constant.name
-    return proto
 
 
 def homes(graph: gs.Graph) -> dict[int, list[gs.Constant]]:
@@ -147,6 +76,7 @@ class Exporter:
         """Fills `proto`, which is empty."""
         side = extras.of_graph(graph)
         constants = self.homes.get(id(graph), [])
+        _check_names(constants)
         listed = {c.name: c for c in constants if c.name in side.inputs}
         proto.name = graph.name or "graph"
         proto.metadata_props.extend(side.metadata)
@@ -231,6 +161,14 @@ def plain_attribute(proto: AttributeProto, value: Any, kind: int | None) -> None
 
 def _whole(items: Iterable[Any]) -> bool:
     return all(isinstance(item, numbers.Integral | np.bool_) for item in items)
+
+
+def _check_names(constants: list[gs.Constant]) -> None:
+    names: set[str] = set()
+    for constant in constants:
+        if constant.name in names:
+            raise ValueError(f"two constants of a graph are called '{constant.name}'")
+        names.add(constant.name)
 
 
 def _inputs(graph: gs.Graph, listed: dict[str, gs.Constant]) -> list[gs.Tensor]:

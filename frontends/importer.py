@@ -133,8 +133,7 @@ class Importer:
         for field in ("doc_string", "overload"):
             if proto.HasField(field):
                 setattr(bare, field, getattr(proto, field))
-        if hasattr(proto, "device_configurations"):
-            bare.device_configurations.extend(proto.device_configurations)
+        bare.device_configurations.extend(proto.device_configurations)
         node.extras = NodeExtras(bare, {a.name: a.type for a in proto.attribute})
         return node
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,12 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from pruneopt.errors import PruneoptError, TooLargeError
 from pruneopt.frontends import wire
-from pruneopt.frontends.exporter import Exporter, inline, size
+from pruneopt.frontends.exporter import Exporter, inline
 from pruneopt.frontends.external import Bytes, External, Stamp, is_external, stamp_of
 from pruneopt.frontends.importer import Importer
+from pruneopt.frontends.inlining import inlined
 from pruneopt.frontends.stored import Stored, stored
+from pruneopt.frontends.weights import size
 from pruneopt.model import Model, constants
 
 OPSETS = range(9, 26)
@@ -73,7 +75,7 @@ def _model(proto: onnx.ModelProto, folder: Path | None, weights: Weights) -> Mod
     header = _header(proto)
     _check_versions(proto)
     _check(proto, header)
-    structure = _inlined(proto, header) if proto.functions else proto
+    structure = inlined(_hollow(proto, header)) if proto.functions else proto
     header = _header(structure)
     initializers = (
         stored(tensor, folder, weights.get(index)) for index, tensor in enumerate(proto.graph.initializer)
@@ -149,7 +151,8 @@ def _check_versions(proto: onnx.ModelProto) -> None:
 
 def _check(proto: onnx.ModelProto, header: onnx.ModelProto) -> None:
     probe = _hollow(proto, header)
-    for tensor in _tensors(probe.graph):
+    functions = (node for function in probe.functions for node in function.node)
+    for tensor in _tensors(probe.graph.initializer, (*probe.graph.node, *functions)):
         if is_external(tensor):
             # The checker would look for the file in the current folder.
             _blank(tensor)
@@ -158,19 +161,6 @@ def _check(proto: onnx.ModelProto, header: onnx.ModelProto) -> None:
     except onnx.checker.ValidationError as error:
         reason = " ".join(str(error).split("==>")[0].split())
         raise PruneoptError(f"the model is not valid ONNX: {reason}") from None
-
-
-def _inlined(proto: onnx.ModelProto, header: onnx.ModelProto) -> onnx.ModelProto:
-    from onnx import inliner
-
-    try:
-        result = inliner.inline_local_functions(_hollow(proto, header), convert_version=True)
-    except RuntimeError as error:
-        raise PruneoptError(f"the model's local functions cannot be inlined: {error}") from None
-    if result.functions:
-        names = ", ".join(f"{function.domain}.{function.name}" for function in result.functions)
-        raise PruneoptError(f"the model's local functions cannot be inlined: {names}")
-    return result
 
 
 def _hollow(proto: onnx.ModelProto, header: onnx.ModelProto) -> onnx.ModelProto:
@@ -192,15 +182,17 @@ def _hollow(proto: onnx.ModelProto, header: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
+def _tensors(
+    initializers: Iterable[onnx.TensorProto], nodes: Iterable[onnx.NodeProto]
+) -> Iterator[onnx.TensorProto]:
+    yield from initializers
+    for node in nodes:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
             if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
+                yield from _tensors(attribute.g.initializer, attribute.g.node)
 
 
 def _blank(tensor: onnx.TensorProto) -> None:

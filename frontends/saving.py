@@ -15,8 +15,9 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from pruneopt.errors import PruneoptError
-from pruneopt.frontends.exporter import Exporter, header_of, inline, payload, size
+from pruneopt.frontends.exporter import Exporter, inline
 from pruneopt.frontends.external import CHUNK, Bytes, External
+from pruneopt.frontends.weights import header_of, payload, size
 from pruneopt.frontends.wire import GRAPH_INITIALIZER, MODEL_GRAPH, TENSOR_RAW_DATA, length_prefix
 from pruneopt.model import Model, constants
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,11 @@ class Sparse(Stored):
     """A sparse initializer that nobody has edited."""
 
     def __init__(self, proto: onnx.SparseTensorProto) -> None:
+        if is_external(proto.values) or is_external(proto.indices):
+            raise PruneoptError(
+                f"sparse weight '{proto.values.name}' lies in another file, which runtimes do not read "
+                "either: store it in the model"
+            )
         self.proto = onnx.SparseTensorProto()
         self.proto.CopyFrom(proto)
         header = _header(proto.values)
@@ -91,7 +97,7 @@ class Sparse(Stored):
 
 def byte_size(data_type: int, shape: tuple[int, ...]) -> int:
     """Bytes that a tensor takes in a file; 0 for strings, whose size is not fixed."""
-    count = int(np.prod(shape, dtype=object)) if shape else 1
+    count = math.prod(shape)
     if data_type == TensorProto.STRING:
         return 0
     bits = _PACKED_BITS.get(data_type) or helper.tensor_dtype_to_np_dtype(data_type).itemsize * 8
@@ -107,18 +113,14 @@ def stored(tensor: TensorProto, folder: Path | None, source: Bytes | External | 
     header = _header(tensor)
     size = byte_size(header.data_type, tuple(header.dims))
     if header.data_type == TensorProto.STRING:
-        header.string_data.extend(tensor.string_data)
-        return Stored(header, None)
+        return Stored(_with_strings(header, tensor), None)
     if is_external(tensor):
         return Stored(header, _external(tensor, folder, size))
     if source is None:
         source = _inline(tensor)
     found = source.length if isinstance(source, External) else len(source)
     if found != size:
-        raise PruneoptError(
-            f"weight '{tensor.name}' holds {found} bytes, but its shape {list(tensor.dims)} and type "
-            f"need {size}: the model is damaged, export it again"
-        )
+        raise _damaged(tensor, f"{found} bytes", size)
     return Stored(header, source)
 
 
@@ -159,6 +161,21 @@ def _header(tensor: TensorProto) -> TensorProto:
     if any(size < 0 for size in tensor.dims):
         raise PruneoptError(f"weight '{tensor.name}' has a negative size: the model is damaged")
     return header
+
+
+def _with_strings(header: TensorProto, tensor: TensorProto) -> TensorProto:
+    count = math.prod(tensor.dims)
+    if is_external(tensor) or len(tensor.string_data) != count:
+        raise _damaged(tensor, f"{len(tensor.string_data)} strings", count)
+    header.string_data.extend(tensor.string_data)
+    return header
+
+
+def _damaged(tensor: TensorProto, found: str, needed: int) -> PruneoptError:
+    return PruneoptError(
+        f"weight '{tensor.name}' holds {found}, but its shape {list(tensor.dims)} and type need {needed}: "
+        "the model is damaged, export it again"
+    )
 
 
 def _external(tensor: TensorProto, folder: Path | None, size: int) -> External:
