@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +74,9 @@ def to_proto(model: Model) -> onnx.ModelProto:
 def _model(proto: onnx.ModelProto, folder: Path | None, weights: Weights) -> Model:
     header = _header(proto)
     _check_versions(proto)
-    _check(proto, header)
     structure = inlined(_hollow(proto, header)) if proto.functions else proto
     header = _header(structure)
+    _check(structure, header)
     initializers = (
         stored(tensor, folder, weights.get(index)) for index, tensor in enumerate(proto.graph.initializer)
     )
@@ -151,8 +151,7 @@ def _check_versions(proto: onnx.ModelProto) -> None:
 
 def _check(proto: onnx.ModelProto, header: onnx.ModelProto) -> None:
     probe = _hollow(proto, header)
-    functions = (node for function in probe.functions for node in function.node)
-    for tensor in _tensors(probe.graph.initializer, (*probe.graph.node, *functions)):
+    for tensor in _tensors(probe.graph):
         if is_external(tensor):
             # The checker would look for the file in the current folder.
             _blank(tensor)
@@ -182,17 +181,15 @@ def _hollow(proto: onnx.ModelProto, header: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _tensors(
-    initializers: Iterable[onnx.TensorProto], nodes: Iterable[onnx.NodeProto]
-) -> Iterator[onnx.TensorProto]:
-    yield from initializers
-    for node in nodes:
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
             if attribute.HasField("g"):
-                yield from _tensors(attribute.g.initializer, attribute.g.node)
+                yield from _tensors(attribute.g)
 
 
 def _blank(tensor: onnx.TensorProto) -> None:

@@ -79,7 +79,7 @@ def test_constants_are_listed_once_each_and_by_identity() -> None:
 
 def test_omitted_inputs_stay_omitted() -> None:
     proto = parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x, float m) => (float[2] y) { y = Clip(x, , m) }'
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[2] x, float m) => (float[2] y){ y = Clip(x, , m) }'
     )
     assert list(Model.from_proto(proto).copy().proto().graph.node[0].input) == ["x", "", "m"]
 

@@ -315,6 +315,16 @@ def test_local_functions_are_inlined() -> None:
         assert session.run(None, feeds)[0].tolist() == original.run(None, feeds)[0].tolist()
 
 
+def test_functions_of_an_older_opset_are_converted() -> None:
+    proto = parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 20, "l" : 1]> g (float[2, 3] x) => (float[2] y) { y = l.f(x) }'
+        '<domain: "l", opset_import: ["" : 17]> f (a) => (b) { b = ReduceMax <axes = [1], keepdims = 0> (a) }'
+    )
+    written = Model.from_proto(proto).proto()
+    feeds = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    assert ort.InferenceSession(written.SerializeToString()).run(None, feeds)[0].tolist() == [2, 5]
+
+
 def test_sparse_initializers_stay_sparse_until_edited() -> None:
     sparse = SPELLINGS["sparse_value"]
     sparse.values.name = "w"
