@@ -169,6 +169,25 @@ def _chunks(names: Iterable[str], shapes: dict[str, Shape], limit: int) -> Itera
         yield chunk
 
 
+class OnnxRuntime:
+    """ONNX Runtime as the backend that passes see."""
+
+    def session(
+        self, model: Model, outputs: Sequence[str] | None = None, threads: int = 1, optimize: bool = True
+    ) -> Session:
+        """Load a model."""
+        return Session(model, outputs, threads, optimize)
+
+    def observer(self, model: Model, wanted: Collection[str] = ()) -> Observer:
+        """Load a model so that its insides can be seen."""
+        return Observer(model, wanted)
+
+    def compare(self, a: Model, b: Model, feeds: Feeds, threads: int = 1) -> tuple["Timing", "Timing"]:
+        """Latency of two models on the same feeds, in turns."""
+        first, second = interleaved([Session(a, threads=threads), Session(b, threads=threads)], [feeds, feeds])
+        return first, second
+
+
 @dataclass(frozen=True)
 class Timing:
     """How long one session takes: milliseconds, and the ratio to the first session of the same rounds.

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.observe import Feeds, Observation, Observer, derived_tensors, observe
 from pruneopt.errors import PruneoptError
+from pruneopt.frontends.widen import has_halves, widen, widen_feeds
 from pruneopt.model import Model
 
 Array = npt.NDArray[Any]
@@ -30,6 +31,17 @@ class Session(Protocol):
         """Output name -> value."""
 
 
+class Timing(Protocol):
+    """A latency in milliseconds, its ratio to that of the first model of the same rounds, and the ratio's spread."""
+
+    @property
+    def median_ms(self) -> float: ...
+    @property
+    def ratio_to_first(self) -> float: ...
+    @property
+    def spread(self) -> float: ...
+
+
 class Backend(Protocol):
     """What passes need of a runtime; `backends.ort` is the one that ships."""
 
@@ -38,6 +50,9 @@ class Backend(Protocol):
 
     def observer(self, model: Model, wanted: Collection[str] = ()) -> Observer:
         """Load a model so that the shapes of all and the values of some tensors can be seen."""
+
+    def compare(self, a: Model, b: Model, feeds: Feeds, threads: int = 1) -> tuple[Timing, Timing]:
+        """Latency of two models on the same feeds, measured in turns."""
 
 
 @dataclass
@@ -50,7 +65,9 @@ class Context:
         calibration: batches of real inputs, or nothing.
         keep: glob patterns of tensors that must not change.
         seed: seed of everything random.
+        threads: threads of the runtime.
         progress: told what happens, a line at a time.
+        original: the model that the user gave.
     """
 
     backend: Backend
@@ -58,22 +75,40 @@ class Context:
     calibration: Sequence[Feeds] = ()
     keep: tuple[str, ...] = ()
     seed: int = 0
+    threads: int = 1
     progress: Progress = lambda text: None
     original: Model | None = None
     _seen: dict[int, tuple[Model, Observation]] = field(default_factory=dict)
+
+    def session(self, model: Model, outputs: Sequence[str] | None = None, optimize: bool = True) -> Session:
+        """Load a model; half precision runs as float32."""
+        if not has_halves(model):
+            return self.backend.session(model, outputs, self.threads, optimize)
+        return _Widened(self.backend.session(widen(model), outputs, self.threads, optimize))
 
     def observation(self, model: Model) -> Observation:
         """Sizes and values of `model`'s tensors; measured once per model."""
         known = self._seen.get(id(model))
         if known is None:
             wanted = derived_tensors(model.graph)
-            known = (model, observe(model, self.backend.observer(model, wanted), self.feeds, wanted))
+            wide, feeds = (widen(model), list(map(widen_feeds, self.feeds))) if has_halves(model) else (model, self.feeds)
+            known = (model, observe(model, self.backend.observer(wide, wanted), feeds, wanted))
             self._seen[id(model)] = known
         return known[1]
 
     def same_tensors(self, new: Model, old: Model) -> None:
         """Declare that the tensors of `new` look like those of `old` of the same name."""
         self._seen[id(new)] = (new, self.observation(old))
+
+
+@dataclass(frozen=True)
+class _Widened:
+    """A session of a widened model that takes the original's feeds."""
+
+    inner: Session
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
+        return self.inner.run(widen_feeds(feeds))
 
 
 class Claim(Protocol):
@@ -131,10 +166,10 @@ def prove(model: Model, claim: Claim, context: Context, tolerance: float = TOLER
         PruneoptError: they differ by more than `tolerance`. This is a bug of a rule, never of the user.
     """
     points = comparison_points(model.graph)
-    session = context.backend.session(model, points, optimize=False)
+    session = context.session(model, points, optimize=False)
     worst = 0.0
     for reference, feeds in claim.references():
-        expected = context.backend.session(reference, points, optimize=False).run(feeds)
+        expected = context.session(reference, points, optimize=False).run(feeds)
         found = session.run(feeds)
         worst = max(worst, *(distance(expected[name], found[name]) for name in expected), 0.0)
     if not worst <= tolerance:
@@ -177,6 +212,10 @@ def distance(expected: Any, found: Any) -> float:
     return float(difference / max(np.abs(a[finite]).max(initial=0), np.finfo(np.float32).tiny))
 
 
+def _options(each: Pass) -> dict[str, Any]:
+    return {k: v for k, v in vars(each).items() if v is not None}
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Passes in order; a pass itself. Every claim is proved before the next pass starts."""
@@ -190,7 +229,7 @@ class Pipeline:
         for each in self.passes:
             context.progress(type(each).__name__.lower())
             outcome = each.run(model, context)
-            entry = {"pass": str(each), **outcome.entry}
+            entry = {"pass": type(each).__name__.lower(), "options": _options(each), **outcome.entry}
             if outcome.claim is not None:
                 context.progress("verify")
                 proof = prove(outcome.model, outcome.claim, context)

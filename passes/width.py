@@ -94,7 +94,7 @@ class Width:
 
 def limits(analysis: Analysis, budgets: dict[str, float]) -> list[Limit]:
     """Budgets as shares of what the analysed graph costs."""
-    cost = CostModel(analysis)
+    cost = CostModel(analysis, -1)
     terms: dict[str, list[tuple[tuple[Axis, ...], float]]] = {
         "macs": [(axes, 1.0) for axes in cost.macs_terms],
         "params": [(axes, 1.0) for axes in cost.params_terms],

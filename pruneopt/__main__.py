@@ -1,6 +1,8 @@
 """`python -m pruneopt` is the `pruneopt` command."""
 
+import sys
+
 from pruneopt.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

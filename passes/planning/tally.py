@@ -24,7 +24,7 @@ class Limit:
 class Tally:
     """The state of one budget for current sizes of the atoms."""
 
-    def __init__(self, limit: Limit, run: int = 0) -> None:
+    def __init__(self, limit: Limit, run: int = -1) -> None:
         self.limit = limit
         self.run = run
         self.kept: dict[Axis, int] = {}

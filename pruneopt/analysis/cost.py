@@ -8,6 +8,7 @@ from math import prod
 
 from pruneopt.analysis.axes import Axis, Kind, atoms, find
 from pruneopt.analysis.infer import Analysis, ConstantUse
+from pruneopt.model import Model, constants
 
 Kept = Mapping[Axis, int]
 NOT_WEIGHTS = {"int64", "int32", "bool", "object", "uint64", "uint32"}  # indices, shapes, masks, text
@@ -84,6 +85,13 @@ class _Sizes:
 def is_weight(use: ConstantUse) -> bool:
     """Whether a constant counts as parameters: floating point or quantised, not an index, shape or mask."""
     return str(use.constant.dtype) not in NOT_WEIGHTS
+
+
+def stored_cost(model: Model) -> tuple[int, int]:
+    """(parameters, bytes) of a model as it is stored, each constant once, those in bodies included."""
+    stored = constants(model.graph)
+    weights = (c for c in stored if str(c.dtype) not in NOT_WEIGHTS)
+    return sum(prod(c.shape) for c in weights), sum(int(c._values.nbytes) for c in stored)
 
 
 def _itemsize(use: ConstantUse) -> float:

@@ -1,0 +1,82 @@
+"""Passes as text: `width{macs=0.5, coupled=true}, verify`. Names and options come from the dataclasses."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from dataclasses import fields
+from typing import Any
+
+from pruneopt.errors import UsageError
+from pruneopt.passes.base import Pass
+from pruneopt.passes.simplify import Simplify
+from pruneopt.passes.verify import Verify
+from pruneopt.passes.width import Width
+
+PASSES: dict[str, type[Any]] = {"simplify": Simplify, "width": Width, "verify": Verify}
+ITEM = re.compile(r"\s*([a-z_]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")
+
+
+def parse_passes(text: str) -> tuple[Pass, ...]:
+    """The passes that `text` names, in order.
+
+    Raises:
+        UsageError: an unknown pass or option, or a value of the wrong type.
+    """
+    found: list[Pass] = []
+    at = 0
+    while at < len(text):
+        item = ITEM.match(text, at)
+        if item is None:
+            raise UsageError(f"cannot read passes at '{text[at:]}'; write them as 'width{{ratio=0.5}}, verify'")
+        found.append(_make(item[1], item[2] or ""))
+        at = item.end()
+    if not found:
+        raise UsageError("no pass is named; write them as 'width{ratio=0.5}, verify'")
+    return tuple(found)
+
+
+def _make(name: str, options: str) -> Pass:
+    if name not in PASSES:
+        raise UsageError(f"there is no pass '{name}'; choose from {', '.join(PASSES)}")
+    kind = PASSES[name]
+    types_of = typing.get_type_hints(kind)
+    known = {f.name for f in fields(kind)}
+    given = {}
+    for option in filter(None, (o.strip() for o in options.split(","))):
+        key, equals, value = (part.strip() for part in option.partition("="))
+        if key not in known or not equals:
+            choices = ", ".join(sorted(known)) or "no options"
+            raise UsageError(f"pass '{name}' has no option '{option}'; it takes {choices}")
+        given[key] = _value(name, key, value, types_of[key])
+    made: Pass = kind(**given)
+    return made
+
+
+def _value(name: str, key: str, text: str, kind: Any) -> Any:
+    if isinstance(kind, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"{name}: {key}={text} is neither true nor false")
+        return text.lower() == "true"
+    try:
+        return kind(text)
+    except ValueError:
+        raise UsageError(f"{name}: {key}={text} is not a number") from None
+
+
+def show_pass(each: object) -> str:
+    """A pass as the text that makes it; options at their default are left out."""
+    options = [
+        f"{f.name}={_text(getattr(each, f.name))}"
+        for f in fields(each)  # type: ignore[arg-type]
+        if getattr(each, f.name) != f.default
+    ]
+    name = type(each).__name__.lower()
+    return f"{name}{{{', '.join(options)}}}" if options else name
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

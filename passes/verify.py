@@ -1,0 +1,90 @@
+"""Checks a result as its user would: it loads, has the same signature, and how far its outputs have moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.errors import PruneoptError
+from pruneopt.model import Model
+from pruneopt.passes.base import Context, Outcome
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Refuse a model that the runtime does not load or whose signature differs; measure its fidelity."""
+
+    def run(self, model: Model, context: Context) -> Outcome:
+        """The model as it is.
+
+        Raises:
+            PruneoptError: the signature differs from the original's, or the runtime refuses the model.
+        """
+        original = context.original or model
+        check_signature(original, model)
+        batches = list(context.calibration) or list(context.feeds)
+        moved = fidelity(context, original, model, batches)
+        return Outcome(model, {"fidelity": moved, "calibrated": bool(context.calibration)})
+
+
+def check_signature(original: Model, model: Model) -> None:
+    """Names, order, types and dimensions of inputs and outputs must be the same."""
+    for what, before, after in (
+        ("inputs", original.graph.inputs, model.graph.inputs),
+        ("outputs", original.graph.outputs, model.graph.outputs),
+    ):
+        if [_ends(t) for t in before] != [_ends(t) for t in after]:
+            raise PruneoptError(f"the {what} of the rewritten model differ from the original's; nothing was written")
+
+
+def _ends(tensor: gs.Tensor) -> tuple[str, str, str]:
+    return tensor.name, str(tensor.dtype), str(tensor.shape)
+
+
+def fidelity(
+    context: Context, original: Model, model: Model, batches: Iterable[Mapping[str, Array]]
+) -> dict[str, dict[str, float]]:
+    """Distance of each floating-point output from the original's, over all batches.
+
+    Returns:
+        Per output: `rel_l2` (norm of the difference over norm of the original), `cosine` (mean over the last
+        dimension's vectors) and `argmax_agreement` (share of those vectors with the same largest entry).
+    """
+    before, after = context.session(original), context.session(model)
+    sums: dict[str, _Sums] = {}
+    for feeds in batches:
+        expected, found = before.run(feeds), after.run(feeds)
+        for name, value in expected.items():
+            if isinstance(value, np.ndarray) and value.dtype.kind in "fV" and value.size:
+                sums.setdefault(name, _Sums()).add(value.astype(np.float64), found[name].astype(np.float64))
+    return {name: total.figures() for name, total in sums.items()}
+
+
+class _Sums:
+    def __init__(self) -> None:
+        self.difference = self.norm = self.cosine = self.agree = self.count = 0.0
+
+    def add(self, a: Array, b: Array) -> None:
+        a, b = np.nan_to_num(np.atleast_1d(a)), np.nan_to_num(np.atleast_1d(b))
+        self.difference += float(np.square(a - b).sum())
+        self.norm += float(np.square(a).sum())
+        rows_a, rows_b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+        lengths = np.linalg.norm(rows_a, axis=1) * np.linalg.norm(rows_b, axis=1)
+        inner = (rows_a * rows_b).sum(axis=1)
+        self.cosine += float(np.where(lengths > 0, inner / np.where(lengths > 0, lengths, 1), 1.0).sum())
+        self.agree += float((rows_a.argmax(axis=1) == rows_b.argmax(axis=1)).sum())
+        self.count += len(rows_a)
+
+    def figures(self) -> dict[str, float]:
+        return {
+            "rel_l2": float(np.sqrt(self.difference / max(self.norm, np.finfo(np.float64).tiny))),
+            "cosine": self.cosine / max(self.count, 1),
+            "argmax_agreement": self.agree / max(self.count, 1),
+        }

@@ -1,0 +1,163 @@
+"""The Python interface: load, prune, inspect, compare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pruneopt.errors import UsageError
+from pruneopt.model import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pruneopt.analysis.explain import Inspection
+    from pruneopt.passes.base import Context, Pass
+    from pruneopt.report import Report, Result
+
+    Batches = str | Iterable[Mapping[str, np.ndarray[Any, Any]]]
+
+
+def load(path: str | Path) -> Model:
+    """Read an ONNX model, its external data mapped, not read. Raises PruneoptError saying what is wrong."""
+    return Model.load(path)
+
+
+def prune(
+    model: Model,
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    bytes: float | None = None,
+    tolerance: float | None = None,
+    passes: str | Sequence[Pass] | None = None,
+    calib: Batches | None = None,
+    keep: Sequence[str] = (),
+    threads: int = 1,
+    seed: int = 0,
+    timed: bool = True,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Result:
+    """Remove what a budget asks for, and prove that the rewrite is right.
+
+    Args:
+        model: stays as it is.
+        macs: share of the multiply-accumulates to keep at most, in (0, 1]; all budgets given hold.
+        params: share of the parameters.
+        bytes: share of the weights' bytes.
+        tolerance: without a budget: largest relative L2 distance of the outputs, 0.01 by default.
+        passes: passes to run instead, as objects or as text such as `width{ratio=0.5}`.
+        calib: batches of real inputs, or where to find them (`file.npz`, a folder, `module:function`).
+        keep: glob patterns of tensors or nodes that must not change.
+        threads: threads of the runtime.
+        seed: seed of everything random.
+        timed: also measure the latency of both models, in turns.
+        progress: told what happens, a line at a time.
+
+    Raises:
+        UsageError: an option makes no sense.
+        PruneoptError: the model cannot be run, or the budget not be met.
+    """
+    from pruneopt.passes.base import Pipeline
+    from pruneopt.passes.simplify import Simplify
+    from pruneopt.passes.spec import parse_passes
+    from pruneopt.passes.verify import Verify
+    from pruneopt.report import Result
+
+    begin = time.perf_counter()
+    chosen = _passes(macs, params, bytes, tolerance, parse_passes(passes) if isinstance(passes, str) else passes)
+    context = make_context(model, calib, keep, threads, seed, progress)
+    outcome = Pipeline((Simplify(), *chosen, Verify())).run(model, context)
+    report = _report(model, outcome.model, context, outcome.entry["passes"], timed)
+    report["seconds"] = time.perf_counter() - begin
+    return Result(outcome.model, report)
+
+
+def _passes(
+    macs: float | None, params: float | None, bytes: float | None, tolerance: float | None, passes: Sequence[Pass] | None
+) -> Sequence[Pass]:
+    from pruneopt.passes.tolerance import Tolerance
+    from pruneopt.passes.width import Width
+
+    budgets = {k: v for k, v in (("macs", macs), ("params", params), ("bytes", bytes)) if v is not None}
+    if sum((bool(budgets), tolerance is not None, passes is not None)) > 1:
+        raise UsageError("give budgets, a tolerance or passes, not several of them")
+    if passes is not None:
+        return passes
+    if budgets:
+        return (Width(**budgets),)
+    return (Tolerance(0.01 if tolerance is None else tolerance),)
+
+
+def inspect(model: Model, keep: Sequence[str] = ()) -> Inspection:
+    """What can be removed from a model, and why the rest cannot."""
+    from pruneopt.analysis.explain import inspect_analysis
+    from pruneopt.analysis.infer import analyse
+    from pruneopt.passes.simplify import Simplify
+
+    context = make_context(model, keep=keep)
+    simple = Simplify().run(model, context).model
+    return inspect_analysis(analyse(simple, context.observation(simple), tuple(keep)))
+
+
+def compare(a: Model, b: Model, *, calib: Batches | None = None, threads: int = 1, seed: int = 0) -> Report:
+    """Size, cost, latency in turns, and distance of the outputs of two models with the same signature."""
+    from pruneopt.passes.verify import check_signature, fidelity
+
+    check_signature(a, b)
+    context = make_context(a, calib, threads=threads, seed=seed)
+    report = _report(a, b, context, [], timed=True)
+    batches = list(context.calibration) or list(context.feeds)
+    return report | {"fidelity": fidelity(context, a, b, batches), "calibrated": bool(context.calibration)}
+
+
+def make_context(
+    model: Model,
+    calib: Batches | None = None,
+    keep: Sequence[str] = (),
+    threads: int = 1,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Context:
+    """What passes need to run on `model`: the ONNX Runtime backend, and inputs of two sizes that work."""
+    from pruneopt.backends.ort import OnnxRuntime
+    from pruneopt.frontends.calibration import load_calibration, working_feeds
+    from pruneopt.frontends.widen import has_halves, widen, widen_feeds
+    from pruneopt.passes.base import Context
+
+    backend = OnnxRuntime()
+    progress("load")
+    wide = has_halves(model)
+    session = backend.session(widen(model) if wide else model, threads=threads, optimize=False)
+    feeds = working_feeds(model, lambda batch: session.accepts(widen_feeds(batch) if wide else batch), seed)
+    batches = load_calibration(calib, model) if isinstance(calib, str) else list(calib or ())
+    return Context(backend, feeds, batches, tuple(keep), seed, threads, progress, original=model)
+
+
+def _report(before: Model, after: Model, context: Context, passes: list[dict[str, Any]], timed: bool) -> Report:
+    report: Report = {"input": _figures(before, context), "output": _figures(after, context)}
+    report["measured_at"] = {name: list(array.shape) for name, array in context.feeds[-1].items()}
+    if timed:
+        context.progress("time")
+        first, second = context.backend.compare(before, after, context.feeds[-1], context.threads)
+        report["input"]["latency_ms"], report["output"]["latency_ms"] = first.median_ms, second.median_ms
+        report["latency_ratio"], report["latency_spread"] = second.ratio_to_first, second.spread
+    proofs = [p["equivalence"] for p in passes if "equivalence" in p]
+    if proofs:
+        worst = max(p["max_rel_error"] for p in proofs)
+        report["equivalence"] = {"max_rel_error": worst, "atoms_checked": sum(p["atoms_checked"] for p in proofs)}
+    for entry in passes:
+        report |= {key: entry.pop(key) for key in ("fidelity", "calibrated", "groups") if key in entry}
+    return report | {"passes": passes}
+
+
+def _figures(model: Model, context: Context) -> dict[str, Any]:
+    """Cost of a model as it is stored; MACs at the larger of the two observed input sizes."""
+    from pruneopt.analysis.cost import CostModel, stored_cost
+    from pruneopt.analysis.infer import analyse
+
+    macs = CostModel(analyse(model, context.observation(model)), -1).macs({})
+    params, size = stored_cost(model)
+    return {"params": params, "macs": macs, "bytes": size, "nodes": len(model.graph.nodes)}
