@@ -1,0 +1,1 @@
+"""Tests of the axis algebra, the rules and the inference."""
