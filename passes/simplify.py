@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-import onnx_graphsurgeon as gs
-
-from pruneopt.analysis.observe import Observation
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
-
-SMALL = 4096  # bytes: a value that small is folded in any case
+from pruneopt.passes.exact.batchnorm import fold_batchnorms
+from pruneopt.passes.exact.constants import fold, settle_reshapes
+from pruneopt.passes.exact.identities import drop_dead, drop_identities
 
 
 @dataclass(frozen=True)
 class Simplify:
-    """Four exact steps.
+    """Exact steps.
 
     1. Identity and inference-time Dropout go.
     2. Tensors that depend on constants and static sizes only become constants, where that does not grow the file.
     3. Reshape targets become constants with -1 and 0.
-    4. Nodes and constants that nothing uses go.
+    4. BatchNormalization is folded into the Conv, ConvTranspose or Gemm before it.
+    5. Nodes and constants that nothing uses go.
     """
 
     def run(self, model: Model, context: Context) -> Outcome:
@@ -30,110 +27,10 @@ class Simplify:
         before = len(model.graph.nodes)
         seen = context.observation(model)
         small = model.copy()
-        _drop_identities(small.graph)
-        _fold(small.graph, seen)
-        _settle_reshapes(small.graph, seen)
+        drop_identities(small.graph)
+        fold(small.graph, seen)
+        settle_reshapes(small.graph, seen)
+        fold_batchnorms(small.graph)
         drop_dead(small.graph)
         context.same_tensors(small, model)
         return Outcome(small, {"nodes": [before, len(small.graph.nodes)]})
-
-
-def _drop_identities(graph: gs.Graph) -> None:
-    ends = {t.name for t in graph.outputs} | {t.name for g in graph.subgraphs(recursive=True) for t in g.outputs}
-    for node in graph.nodes:
-        if _is_identity(node) and node.outputs[0].name not in ends:
-            _replace(node.outputs[0], node.inputs[0])
-            node.outputs.clear()
-
-
-def _is_identity(node: gs.Node) -> bool:
-    if node.domain not in (None, "", "ai.onnx") or not node.outputs or len([o for o in node.outputs if o.name]) > 1:
-        return False
-    if node.op == "Dropout":
-        return len(node.inputs) < 3 or not node.inputs[2].name
-    return bool(node.op == "Identity")
-
-
-def _replace(old: gs.Tensor, new: gs.Tensor) -> None:
-    """Every consumer of `old` reads `new` instead."""
-    for consumer in list(old.outputs):
-        for slot, tensor in enumerate(consumer.inputs):
-            if tensor is old:
-                consumer.inputs[slot] = new
-
-
-def _fold(graph: gs.Graph, seen: Observation) -> None:
-    """Values known before the run become constants; chains of them go as dead code.
-
-    A value is folded at its consumers that are not known themselves, so that no chain is stored twice.
-    """
-    ends = {t.name for t in graph.outputs}
-    for node in list(graph.nodes):
-        for out in list(node.outputs):
-            value = seen.static.get(out.name)
-            if value is None or out.name in ends or not _pays(node, value):
-                continue
-            outside = [c for c in out.outputs if not _known(c, seen)]
-            if outside:
-                constant = gs.Constant(f"{out.name}", value)
-                out.name = f"{out.name}//folded"
-                for consumer in outside:
-                    for slot, tensor in enumerate(consumer.inputs):
-                        if tensor is out:
-                            consumer.inputs[slot] = constant
-
-
-def _known(node: gs.Node, seen: Observation) -> bool:
-    names = [o.name.removesuffix("//folded") for o in node.outputs if o.name]
-    return bool(names) and all(n in seen.static for n in names)
-
-
-def _pays(node: gs.Node, value: np.ndarray[Any, Any]) -> bool:
-    """Small values always; a large one only where it takes the place of constants that nothing else uses."""
-    return value.nbytes <= SMALL or value.nbytes <= _freed(node)
-
-
-def _freed(node: gs.Node) -> int:
-    """Bytes of the constants that nothing needs once the output of `node` is known."""
-    cone = {id(node)}
-    queue, constants = [node], {}
-    while queue:
-        for tensor in queue.pop().inputs:
-            if isinstance(tensor, gs.Constant):
-                constants[id(tensor)] = tensor
-            for producer in tensor.inputs:
-                if id(producer) not in cone and all(id(c) in cone for o in producer.outputs for c in o.outputs):
-                    cone.add(id(producer))
-                    queue.append(producer)
-    return sum(c._values.nbytes for c in constants.values() if all(id(n) in cone for n in c.outputs))
-
-
-def _settle_reshapes(graph: gs.Graph, seen: Observation) -> None:
-    """Computed targets with at most one dynamic entry besides copies of the input's become constants."""
-    for node in graph.nodes:
-        if node.op != "Reshape" or node.domain not in (None, "", "ai.onnx") or isinstance(node.inputs[1], gs.Constant):
-            continue
-        data, out = seen.shapes.get(node.inputs[0].name), seen.shapes.get(node.outputs[0].name)
-        if data is None or out is None:
-            continue
-        target = [
-            size[0] if len(set(size)) == 1 else 0 if i < len(data) and data[i] == size else -1
-            for i, size in enumerate(out)
-        ]
-        if target.count(-1) <= 1 and all(size[0] for size in out):
-            node.attrs.pop("allowzero", None)
-            name = f"{node.outputs[0].name}//target"
-            node.inputs[1] = gs.Constant(name, np.array(target, np.int64))
-
-
-def drop_dead(graph: gs.Graph) -> None:
-    """Remove nodes none of whose outputs is used, from the end of the graph to its start."""
-    ends = {id(t) for g in (graph, *graph.subgraphs(recursive=True)) for t in g.outputs}
-    alive = []
-    for node in reversed(graph.nodes):
-        if any(t.outputs or id(t) in ends for t in node.outputs):
-            alive.append(node)
-        else:
-            node.inputs.clear()
-            node.outputs.clear()
-    graph.nodes = alive[::-1]

@@ -11,10 +11,11 @@ import numpy as np
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.cost import CostModel
+from pruneopt.analysis.explain import inspect_analysis
 from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.masks import Mask
-from pruneopt.errors import UsageError
+from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
 from pruneopt.passes.criteria import find_criterion
@@ -83,7 +84,10 @@ class Width:
     def _plan(self, analysis: Analysis, groups: Sequence[Group]) -> dict[Axis, int]:
         if self.ratio is not None:
             return share(leaders(groups), self.ratio, self.align, self.floor)
-        return within(groups, limits(analysis, self.budgets), self.align, self.floor)
+        try:
+            return within(groups, limits(analysis, self.budgets), self.align, self.floor)
+        except PruneoptError as error:
+            raise PruneoptError(str(error), **error.details, frozen=inspect_analysis(analysis).frozen()) from None
 
     def _select(self, groups: Sequence[Group], kept: dict[Axis, int], seed: int) -> dict[Axis, Mask]:
         score = find_criterion(self.criterion)
@@ -101,7 +105,7 @@ def limits(analysis: Analysis, budgets: dict[str, float]) -> list[Limit]:
         "bytes": cost.bytes_terms,
     }
     whole = cost.all({})
-    return [Limit(name, terms[name], value * getattr(whole, name)) for name, value in budgets.items()]
+    return [Limit(name, terms[name], getattr(whole, name), value) for name, value in budgets.items()]
 
 
 def best(scores: np.ndarray[Any, Any], count: int) -> Mask:

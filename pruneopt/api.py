@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruneopt.errors import UsageError
+from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 
 if TYPE_CHECKING:
@@ -141,9 +141,7 @@ def _report(before: Model, after: Model, context: Context, passes: list[dict[str
     report["measured_at"] = {name: list(array.shape) for name, array in context.feeds[-1].items()}
     if timed:
         context.progress("time")
-        first, second = context.backend.compare(before, after, context.feeds[-1], context.threads)
-        report["input"]["latency_ms"], report["output"]["latency_ms"] = first.median_ms, second.median_ms
-        report["latency_ratio"], report["latency_spread"] = second.ratio_to_first, second.spread
+        report |= _latency(before, after, context, report)
     proofs = [p["equivalence"] for p in passes if "equivalence" in p]
     if proofs:
         worst = max(p["max_rel_error"] for p in proofs)
@@ -151,6 +149,17 @@ def _report(before: Model, after: Model, context: Context, passes: list[dict[str
     for entry in passes:
         report |= {key: entry.pop(key) for key in ("fidelity", "calibrated", "groups") if key in entry}
     return report | {"passes": passes}
+
+
+def _latency(before: Model, after: Model, context: Context, report: Report) -> Report:
+    """Latencies in turns; nothing where the runtime does not run the input model itself (bfloat16 on a CPU)."""
+    try:
+        context.backend.session(before)
+    except PruneoptError as error:
+        return {"latency_note": str(error)}
+    first, second = context.backend.compare(before, after, context.feeds[-1], context.threads)
+    report["input"]["latency_ms"], report["output"]["latency_ms"] = first.median_ms, second.median_ms
+    return {"latency_ratio": second.ratio_to_first, "latency_spread": second.spread}
 
 
 def _figures(model: Model, context: Context) -> dict[str, Any]:

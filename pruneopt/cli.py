@@ -236,8 +236,11 @@ def main(args: list[str] | None = None) -> int:
     """Run the command line; one clear sentence for what goes wrong."""
     try:
         cli.main(args=args, prog_name="pruneopt", standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"pruneopt: {error.format_message()}", err=True)
         return error.exit_code
     except click.Abort:
         click.echo("pruneopt: interrupted; nothing was written", err=True)
@@ -245,6 +248,6 @@ def main(args: list[str] | None = None) -> int:
     except PruneoptError as error:
         click.echo(f"pruneopt: {error}", err=True)
         if "--json" in (sys.argv[1:] if args is None else args):
-            click.echo(json.dumps({"error": str(error)}))
+            click.echo(json.dumps({"error": str(error), **error.details}, indent=2))
         return error.exit_code
     return 0

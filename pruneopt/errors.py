@@ -8,6 +8,11 @@ class PruneoptError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str, **details: object) -> None:
+        """`details` go to `--json` beside the message."""
+        super().__init__(message)
+        self.details = details
+
 
 class UsageError(PruneoptError):
     """The request itself makes no sense: a wrong option, a value out of range."""

@@ -14,11 +14,17 @@ Term = tuple[Axis, ...]
 
 @dataclass(frozen=True)
 class Limit:
-    """A budget: the terms' sum, each term a product of axis sizes times a weight, is at most `most`."""
+    """A budget: the terms' sum, each term a product of axis sizes times a weight, is at most `share` of `whole`."""
 
     name: str
     terms: Sequence[tuple[Term, float]]
-    most: float
+    whole: float
+    share: float
+
+    @property
+    def most(self) -> float:
+        """The largest sum allowed."""
+        return self.share * self.whole
 
 
 class Tally:

@@ -48,8 +48,13 @@ def within(groups: Sequence[Group], limits: Sequence[Limit], align: int, floor: 
         tallies = [Tally(limit) for limit in limits]
         if _fits(tallies, share(candidates, 0.0, align, floor)):
             return _top_up(candidates, _largest(candidates, tallies, align, floor), tallies, align)
-    least = [f"{t.limit.name} {t.total / t.limit.most:.2f} times the budget" for t in tallies if t.total > t.limit.most]
-    raise PruneoptError(f"the budget cannot be met: at the floor of all groups there is still {', '.join(least)}")
+    least = {t.limit.name: t.total / t.limit.whole for t in tallies if t.total > t.limit.most}
+    words = " and ".join(f"{name} cannot go below {share:.3f} of the input's" for name, share in least.items())
+    raise PruneoptError(
+        f"the budget cannot be met: {words} with every group at its floor; see 'pruneopt inspect' for what is frozen, "
+        "or allow groups under a norm with --passes 'width{...,coupled=true}'",
+        least=least,
+    )
 
 
 def _fits(tallies: Sequence[Tally], kept: Kept) -> bool:

@@ -1,0 +1,76 @@
+"""Values known before the run become constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.observe import Observation
+
+SMALL = 4096  # bytes: a value that small is folded in any case
+
+
+def fold(graph: gs.Graph, seen: Observation) -> None:
+    """Values known before the run become constants; chains of them go as dead code.
+
+    A value is folded at its consumers that are not known themselves, so that no chain is stored twice.
+    """
+    ends = {t.name for t in graph.outputs}
+    for node in list(graph.nodes):
+        for out in list(node.outputs):
+            value = seen.static.get(out.name)
+            if value is None or out.name in ends or not _pays(node, value):
+                continue
+            outside = [c for c in out.outputs if not _known(c, seen)]
+            if outside:
+                constant = gs.Constant(f"{out.name}", value)
+                out.name = f"{out.name}//folded"
+                for consumer in outside:
+                    for slot, tensor in enumerate(consumer.inputs):
+                        if tensor is out:
+                            consumer.inputs[slot] = constant
+
+
+def _known(node: gs.Node, seen: Observation) -> bool:
+    names = [o.name.removesuffix("//folded") for o in node.outputs if o.name]
+    return bool(names) and all(n in seen.static for n in names)
+
+
+def _pays(node: gs.Node, value: np.ndarray[Any, Any]) -> bool:
+    """Small values always; a large one only where it takes the place of constants that nothing else uses."""
+    return value.nbytes <= SMALL or value.nbytes <= _freed(node)
+
+
+def _freed(node: gs.Node) -> int:
+    """Bytes of the constants that nothing needs once the output of `node` is known."""
+    cone = {id(node)}
+    queue, constants = [node], {}
+    while queue:
+        for tensor in queue.pop().inputs:
+            if isinstance(tensor, gs.Constant):
+                constants[id(tensor)] = tensor
+            for producer in tensor.inputs:
+                if id(producer) not in cone and all(id(c) in cone for o in producer.outputs for c in o.outputs):
+                    cone.add(id(producer))
+                    queue.append(producer)
+    return sum(c._values.nbytes for c in constants.values() if all(id(n) in cone for n in c.outputs))
+
+
+def settle_reshapes(graph: gs.Graph, seen: Observation) -> None:
+    """Computed targets with at most one dynamic entry besides copies of the input's become constants."""
+    for node in graph.nodes:
+        if node.op != "Reshape" or node.domain not in (None, "", "ai.onnx") or isinstance(node.inputs[1], gs.Constant):
+            continue
+        data, out = seen.shapes.get(node.inputs[0].name), seen.shapes.get(node.outputs[0].name)
+        if data is None or out is None:
+            continue
+        target = [
+            size[0] if len(set(size)) == 1 else 0 if i < len(data) and data[i] == size else -1
+            for i, size in enumerate(out)
+        ]
+        if target.count(-1) <= 1 and all(size[0] for size in out):
+            node.attrs.pop("allowzero", None)
+            name = f"{node.outputs[0].name}//target"
+            node.inputs[1] = gs.Constant(name, np.array(target, np.int64))

@@ -1,0 +1,42 @@
+"""Identity and dead nodes."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+
+def drop_identities(graph: gs.Graph) -> None:
+    ends = {t.name for t in graph.outputs} | {t.name for g in graph.subgraphs(recursive=True) for t in g.outputs}
+    for node in graph.nodes:
+        if _is_identity(node) and node.outputs[0].name not in ends:
+            replace(node.outputs[0], node.inputs[0])
+            node.outputs.clear()
+
+
+def _is_identity(node: gs.Node) -> bool:
+    if node.domain not in (None, "", "ai.onnx") or not node.outputs or len([o for o in node.outputs if o.name]) > 1:
+        return False
+    if node.op == "Dropout":
+        return len(node.inputs) < 3 or not node.inputs[2].name
+    return bool(node.op == "Identity")
+
+
+def replace(old: gs.Tensor, new: gs.Tensor) -> None:
+    """Every consumer of `old` reads `new` instead."""
+    for consumer in list(old.outputs):
+        for slot, tensor in enumerate(consumer.inputs):
+            if tensor is old:
+                consumer.inputs[slot] = new
+
+
+def drop_dead(graph: gs.Graph) -> None:
+    """Remove nodes none of whose outputs is used, from the end of the graph to its start."""
+    ends = {id(t) for g in (graph, *graph.subgraphs(recursive=True)) for t in g.outputs}
+    alive = []
+    for node in reversed(graph.nodes):
+        if any(t.outputs or id(t) in ends for t in node.outputs):
+            alive.append(node)
+        else:
+            node.inputs.clear()
+            node.outputs.clear()
+    graph.nodes = alive[::-1]
