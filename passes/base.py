@@ -122,6 +122,23 @@ class Claim(Protocol):
 
 
 @dataclass(frozen=True)
+class Unchanged:
+    """The claim that a rewrite is exact: the model before it, as it was."""
+
+    model: Model
+    feeds: Sequence[Feeds]
+
+    def references(self) -> Iterator[tuple[Model, Feeds]]:
+        """The model before, for each input."""
+        for feeds in self.feeds:
+            yield self.model, feeds
+
+    def count(self) -> int:
+        """Nothing is masked."""
+        return 0
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a pass did.
 

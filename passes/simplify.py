@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Context, Outcome, Unchanged
 from pruneopt.passes.exact.batchnorm import fold_batchnorms
 from pruneopt.passes.exact.constants import fold, settle_reshapes
 from pruneopt.passes.exact.identities import drop_dead, drop_identities
@@ -33,4 +33,5 @@ class Simplify:
         fold_batchnorms(small.graph)
         drop_dead(small.graph)
         context.same_tensors(small, model)
-        return Outcome(small, {"nodes": [before, len(small.graph.nodes)]})
+        nodes = {"nodes": [before, len(small.graph.nodes)]}
+        return Outcome(small, nodes, Unchanged(model, context.feeds))
