@@ -1,0 +1,73 @@
+"""Inputs for a model that ONNX Runtime has loaded, at two sizes, made without any of pruneopt's code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+Feeds = dict[str, np.ndarray[Any, Any]]
+Size = tuple[int, int]  # batch, and every other dynamic dimension
+
+KINDS: dict[str, type[Any]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+LENGTHS = ((24, 40), (64, 96), (224, 320), (256, 512))
+IMAGES = ((224, 320), (256, 512), (64, 96))
+
+
+def sizes(session: onnxruntime.InferenceSession) -> Iterator[tuple[Size, Size]]:
+    """Pairs of sizes to try, the most different first: other lengths and batch, other batch, none."""
+    batch = any(not isinstance(each.shape[0], int) for each in session.get_inputs() if each.shape)
+    lengths = _lengths(session)
+    for first, second in lengths:
+        yield (1, first), (3 if batch else 1, second)
+    for first, _ in lengths:
+        yield (1, first), (3, first)
+    for first, _ in lengths:
+        yield (1, first), (1, first)
+
+
+def _lengths(session: onnxruntime.InferenceSession) -> tuple[Size, ...]:
+    dynamic = [each for each in session.get_inputs() if any(not isinstance(d, int) for d in each.shape[1:])]
+    if any(len(each.shape) > 3 for each in dynamic):
+        return IMAGES
+    return LENGTHS if dynamic else ((1, 1),)
+
+
+def feeds(session: onnxruntime.InferenceSession, size: Size, seed: int = 0) -> Feeds:
+    """One batch: normal floats, small integers, masks of ones. Raises KeyError for an unknown type."""
+    rng = np.random.default_rng(seed)
+    return {each.name: _array(each, size, rng) for each in session.get_inputs()}
+
+
+def _array(entry: Any, size: Size, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+    shape = [d if isinstance(d, int) else size[0] if i == 0 else size[1] for i, d in enumerate(entry.shape)]
+    kind = KINDS[entry.type]
+    if "mask" in entry.name:
+        return np.ones(shape, kind)
+    if np.dtype(kind).kind == "f":
+        return rng.standard_normal(shape).astype(kind)
+    return rng.integers(0, 2 if kind is np.bool_ else 8, shape).astype(kind)
+
+
+def working_sizes(session: onnxruntime.InferenceSession) -> tuple[Size, Size]:
+    """The first pair of sizes that the model runs at. Raises RuntimeError where there is none."""
+    words = "no sizes to try"
+    for pair in sizes(session):
+        try:
+            for size in pair:
+                session.run(None, feeds(session, size))
+            return pair
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
+            words = " ".join(str(error).split())[:200]
+    raise RuntimeError(words)
