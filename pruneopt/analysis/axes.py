@@ -221,16 +221,28 @@ def _unify_concats(left: list[Axis], right: list[Axis]) -> None:
 
 
 def _unify_mixed(prod_axis: Axis, cat: Axis) -> None:
-    # (n r) = p | q: cut the leading factor where the parts end, or view p | q as (p' | q') r.
+    # (n r) = p | q: cut the leading factor where parts end, or view p | q as (p' | q') r.
     rest = factors(prod_axis)[1:]
-    minor = _times(rest, len(prod_axis.size))
-    if all(_divides(minor, p.size) for p in parts(cat)):
-        _unify_concats(_cut_all(prod_axis, [p.size for p in parts(cat)]), parts(cat))
+    runs = _runs(parts(cat), _times(rest, len(prod_axis.size)))
+    if len(runs) > 1:
+        _unify_concats(_cut_all(prod_axis, [r.size for r in runs]), runs)
         return
     inner = factors(prod_axis)[-1]
     outer, minor_cat = _split_minor(cat, inner.size)
     unify(minor_cat, inner)
     unify(outer, product(factors(prod_axis)[:-1], len(prod_axis.size)))
+
+
+def _runs(pieces: Sequence[Axis], minor: Size) -> list[Axis]:
+    """The shortest runs of neighbouring parts whose sizes are multiples of `minor`; what is left is the last."""
+    runs: list[Axis] = []
+    run: list[Axis] = []
+    for piece in pieces:
+        run.append(piece)
+        if _divides(minor, concat(run).size):
+            runs.append(concat(run))
+            run = []
+    return [*runs, concat(run)] if run else runs
 
 
 def _cut_all(axis: Axis, sizes: Sequence[Size]) -> list[Axis]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Clash, Reason, freeze, is_frozen, unify
@@ -55,31 +57,33 @@ class Analysis:
     macs: list[tuple[gs.Node, tuple[Axis, ...]]] = field(default_factory=list)
 
 
-def analyse(model: Model, seen: Observation, keep: tuple[str, ...] = ()) -> Analysis:
+def analyse(model: Model, seen: Observation, keep: tuple[str, ...] = (), free_ends: bool = False) -> Analysis:
     """Find out which axes of `model` must shrink together.
 
     Args:
         model: its main graph is analysed; bodies of If, Loop and Scan stay as they are.
         seen: sizes and values observed on `model` itself.
         keep: glob patterns of tensor names no axis of which may change.
+        free_ends: the model's inputs and outputs may change, too.
     """
-    return _Inference(model, seen, keep).run()
+    return _Inference(model, seen, keep, free_ends).run()
 
 
 class _Inference:
-    def __init__(self, model: Model, seen: Observation, keep: tuple[str, ...]) -> None:
+    def __init__(self, model: Model, seen: Observation, keep: tuple[str, ...], free_ends: bool) -> None:
         self.seen = seen
         self.keep = keep
+        self.free_ends = free_ends
         self.result = Analysis(model, seen)
         self.opsets = {domain: model.opset(domain) for domain in {n.domain or "" for n in model.graph.nodes}}
 
     def run(self) -> Analysis:
         graph = self.result.model.graph
-        for tensor in graph.inputs:
+        for tensor in [] if self.free_ends else graph.inputs:
             self._freeze(self._variable(tensor), f"input '{tensor.name}' of the model")
         for node in graph.nodes:
             self._apply(node)
-        for tensor in graph.outputs:
+        for tensor in [] if self.free_ends else graph.outputs:
             self._freeze(self._variable(tensor), f"output '{tensor.name}' of the model")
         for tensor in _captured(graph):
             self._freeze(self._variable(tensor), f"'{tensor.name}' is used inside a control-flow body")
@@ -125,7 +129,7 @@ class _Inference:
             return None
         return self.result.axes.setdefault(tensor.name, [Axis(size) for size in shape])
 
-    def _known(self, tensor: gs.Tensor) -> object:
+    def _known(self, tensor: gs.Tensor) -> npt.NDArray[Any] | None:
         if isinstance(tensor, gs.Constant):
             return values(tensor)
         return self.seen.static.get(tensor.name)

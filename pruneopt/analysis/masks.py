@@ -58,7 +58,7 @@ def pull_back(axis: Axis, atom: Axis, entries: npt.NDArray[np.float64]) -> npt.N
     if axis.kind is Kind.CONCAT:
         cuts = np.cumsum([p.size[0] for p in parts(axis)])[:-1]
         pieces = zip(parts(axis), np.split(entries, cuts), strict=True)
-        return np.sum([pull_back(p, atom, e) for p, e in pieces], axis=0)
+        return sum((pull_back(p, atom, e) for p, e in pieces), np.zeros(atom.size[0]))
     own = factors(axis)
     block = entries.reshape([f.size[0] for f in own])
     total = np.zeros(atom.size[0])

@@ -21,10 +21,14 @@ class Recipe:
     items: tuple[Recipe, ...] = ()
     name: int = 0
 
-    def build(self, known: dict[tuple[int, Size], Axis]) -> Axis:
-        """The axis; atoms of one name and size in `known` are one atom."""
+    def build(self, known: dict[tuple[int, Size], Axis] | None) -> Axis:
+        """The axis; atoms of one name and size in `known` are one atom, without it all are distinct."""
         if self.kind == "atom":
-            return known.setdefault((self.name, self.size), Axis(self.size))
+            return (
+                Axis(self.size)
+                if known is None
+                else known.setdefault((self.name, self.size), Axis(self.size))
+            )
         items = [item.build(known) for item in self.items]
         return product(items, len(self.size)) if self.kind == "product" else concat(items)
 
@@ -57,13 +61,13 @@ def read(text: str, **named: Axis) -> Axis:
 
 
 @st.composite
-def recipes(draw: st.DrawFn, size: Size, depth: int = 3) -> Recipe:
-    """Any axis of this size; some atoms occur twice."""
+def recipes(draw: st.DrawFn, size: Size, depth: int = 3, allowed: str = "product concat") -> Recipe:
+    """Any axis of this size, made of the allowed kinds; some atoms occur twice."""
     kinds = ["atom"]
     divisors = [d for d in range(2, min(size)) if all(n % d == 0 for n in size)]
-    if depth and divisors:
+    if depth and divisors and "product" in allowed:
         kinds.append("product")
-    if depth and min(size) > 1:
+    if depth and min(size) > 1 and "concat" in allowed:
         kinds.append("concat")
     kind = draw(st.sampled_from(kinds))
     if kind == "product":
@@ -74,17 +78,17 @@ def recipes(draw: st.DrawFn, size: Size, depth: int = 3) -> Recipe:
         halves = ((head,) * len(size), tuple(n - head for n in size))
     else:
         return Recipe("atom", size, name=draw(st.integers(0, 1)))
-    return Recipe(kind, size, tuple(draw(recipes(half, depth - 1)) for half in halves))
+    return Recipe(kind, size, tuple(draw(recipes(half, depth - 1, allowed)) for half in halves))
 
 
 SIZES = st.sampled_from([(n,) for n in (1, 2, 6, 7, 8, 12, 24, 30)] + [(6, 9), (8, 12), (24, 24)])
 
 
 @st.composite
-def pairs(draw: st.DrawFn) -> tuple[Recipe, Recipe]:
+def pairs(draw: st.DrawFn, allowed: str = "product concat") -> tuple[Recipe, Recipe]:
     """Two axes of one size."""
     size = draw(SIZES)
-    return draw(recipes(size)), draw(recipes(size))
+    return draw(recipes(size, allowed=allowed)), draw(recipes(size, allowed=allowed))
 
 
 def masks_of(axes: list[Axis], seed: int) -> dict[Axis, Mask]:

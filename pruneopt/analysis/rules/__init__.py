@@ -34,7 +34,10 @@ def rule(*ops: str, domain: str = "", since: int = 1) -> Callable[[Rule], Rule]:
 
 def pattern(text: str, *ops: str, domain: str = "", since: int = 1, macs: bool = False) -> None:
     """Register a pattern as the rule of `ops` from opset `since` on."""
-    rule(*ops, domain=domain, since=since)(lambda op: op.relate(text, macs=macs) and None)
+
+    @rule(*ops, domain=domain, since=since)
+    def relate(op: Op) -> None:
+        op.relate(text, macs=macs)
 
 
 def find_rule(node: gs.Node, opset: int) -> Rule | None:
