@@ -49,8 +49,10 @@ format: $(VENV)/.dev
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
 
+# MODELS: files or folders of ONNX models, for example `make bench MODELS=~/models`; without it, growth with depth only.
 bench: $(VENV)/.user
-	@if [ -f benchmarks/run.py ]; then $(RUN) benchmarks.run; else echo 'There is no benchmarks/run.py yet.'; fi
+	$(RUN) benchmarks.scaling
+	$(if $(MODELS),$(RUN) benchmarks.zoo $(MODELS) --out bench.md --json bench.json)
 
 clean:
 	rm -rf .venv .cache demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.counted_command SHARE.json ARGUMENT...`: `pruneopt ARGUMENT...`, its CPU time counted.
+"""`python -m benchmarks.counted_command SHARE.json ARGUMENT...`: `pruneopt ARGUMENT...`, CPU counted.
 
 Exits as that does; SHARE.json gets the CPU seconds of both, start-up and imports included.
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxsim
+import onnxsim  # type: ignore[import-not-found]
 
 from benchmarks.check import check
 

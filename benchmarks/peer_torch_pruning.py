@@ -1,8 +1,7 @@
-"""`PYTHON -m benchmarks.peer_torch_pruning MODEL`: Torch-Pruning at half the width on the timm model of that name.
+"""`PYTHON -m benchmarks.peer_torch_pruning MODEL`: Torch-Pruning halves timm's model of that name.
 
-Nothing is said about the model but which layer makes its outputs (that one must not shrink), as pruneopt finds
-out by itself. The pruned module must run and give outputs of the same shape; whether they are those of the masked
-original is not checked.
+Nothing is said about the model but which layer makes its outputs (that one must not shrink). The pruned
+module must run and give outputs of the same shape; whether these are the masked original's is not checked.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from typing import Any
 
 import torch
 
-# timm imports torchvision, whose binary may not load next to a CPU build of PyTorch: its ops are only declared.
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
+# timm imports torchvision, whose binary may not load next to PyTorch for CPUs: its ops are only declared.
+_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _name in ("nms", "qnms"):
     with contextlib.suppress(RuntimeError):
-        _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
 
 
 def measure(name: str) -> dict[str, Any]:
     """Share of the parameters kept, and whether the module still runs."""
-    import timm
-    import torch_pruning as tp
+    import timm  # type: ignore[import-not-found]
+    import torch_pruning as tp  # type: ignore[import-not-found]
 
     if not timm.is_model(name):
         return {"status": "not a timm model"}

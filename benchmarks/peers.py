@@ -1,6 +1,6 @@
 """The same models through Torch-Pruning and onnxsim, which live in an environment of their own.
 
-`pip install onnxsim torch-pruning timm onnxruntime` there; a peer that is not installed says so as its status.
+`pip install onnxsim torch-pruning timm onnxruntime` there; a peer that is missing says so as its status.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def _measure(module: str, path: Path, python: str, limit: float) -> Record:
     ran = run([python, "-m", module, str(path)], limit, one_thread)
     figures: Record = {"code": ran.code, "seconds": ran.seconds, "cpu": ran.cpu, "peak_mb": ran.peak_mb}
     if ran.code == 0:
-        return figures | json.loads(ran.out.strip().splitlines()[-1])
+        found: Record = json.loads(ran.out.strip().splitlines()[-1])
+        return figures | found
     said = (
         "time limit"
         if ran.code is None
