@@ -10,13 +10,16 @@ class Names:
 
     def __init__(self, graph: gs.Graph) -> None:
         self._taken = {t.name for g in (graph, *graph.subgraphs(recursive=True)) for t in _tensors(g)}
+        self._last: dict[str, int] = {}  # so that many equal wishes take linear time
 
     def new(self, wish: str) -> str:
         """`wish`, or `wish_2`, `wish_3`, ... where it is taken."""
-        name, count = wish, 1
+        count = self._last.get(wish, 1)
+        name = wish if count == 1 else f"{wish}_{count}"
         while name in self._taken:
             count += 1
             name = f"{wish}_{count}"
+        self._last[wish] = count
         self._taken.add(name)
         return name
 
