@@ -9,8 +9,8 @@ def drop_identities(graph: gs.Graph) -> None:
     ends = {t.name for t in graph.outputs} | {t.name for g in graph.subgraphs(recursive=True) for t in g.outputs}
     for node in graph.nodes:
         if _is_identity(node) and node.outputs[0].name not in ends:
+            # Dead now. It keeps its output: gs removes nodes by equality, and nameless ones without outputs are equal.
             replace(node.outputs[0], node.inputs[0])
-            node.outputs.clear()
 
 
 def _is_identity(node: gs.Node) -> bool:

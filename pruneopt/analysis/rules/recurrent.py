@@ -19,6 +19,7 @@ def recurrent(op: Op) -> None:
     names = op.relate(f"{x}, {weights}, n, {state}, {state}{peepholes} -> {y}, {state}, {state}")
     op.contract(2, 2, "the state fed back")
     op.freeze([names["d"]], "the directions of a recurrent layer")
+    op.freeze([names["s"]], "the recurrence runs along it")
     op.sizes("hidden_size", [names["h"]], scalar=True)
     gate = op.fresh(gates)
     op.count_macs(names["s"], names["b"], names["d"], gate, names["h"], names["i"])
