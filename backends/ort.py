@@ -4,12 +4,10 @@ import ctypes
 import random
 import re
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -18,8 +16,9 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
-from pruneopt.errors import PruneoptError, TooLargeError
+from pruneopt.errors import PruneoptError
 from pruneopt.frontends.calibration import Feeds
+from pruneopt.frontends.runtime import for_runtime
 from pruneopt.model import Model
 
 Shape = tuple[int, ...]
@@ -57,18 +56,9 @@ class Session:
         optimize: bool = True,
         shapes: Sequence[str] = (),
     ) -> None:
-        def edit(graph: onnx.GraphProto) -> None:
-            _return(graph, outputs, shapes)
-
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        try:
-            proto = model.proto()
-            edit(proto.graph)
-            source: str | bytes = proto.SerializeToString()
-        except TooLargeError:
-            self._folder = tempfile.TemporaryDirectory(prefix="pruneopt-")
-            source = _saved(model, edit, Path(self._folder.name))
-        self._session = _loaded(source, threads, optimize)
+        proto, self._weights = for_runtime(model)  # the session reads them where they are
+        _return(proto.graph, outputs, shapes)
+        self._session = _loaded(proto.SerializeToString(), self._weights, threads, optimize)
         self.outputs: list[str] = [each.name for each in self._session.get_outputs()]
         ends = [*self._session.get_inputs(), *self._session.get_outputs()]
         self._types: dict[str, str] = {each.name: each.type for each in ends}
@@ -249,18 +239,10 @@ def _return(graph: onnx.GraphProto, outputs: Sequence[str] | None, shapes: Seque
     graph.output.extend(typed.get(name) or onnx.ValueInfoProto(name=name) for name in names)
 
 
-def _saved(model: Model, edit: Callable[[onnx.GraphProto], None], folder: Path) -> str:
-    """Path of `model` in `folder`, its weights in a file of their own, its graph changed by `edit`."""
-    path = folder / "model.onnx"
-    model.save(path)
-    proto = onnx.load(path, load_external_data=False)
-    edit(proto.graph)
-    onnx.save(proto, path)
-    return str(path)
-
-
-def _loaded(source: str | bytes, threads: int, optimize: bool) -> Any:
+def _loaded(source: bytes, weights: dict[str, Array], threads: int, optimize: bool) -> Any:
     options = ort.SessionOptions()
+    if weights:
+        options.add_external_initializers(list(weights), [ort.OrtValue.ortvalue_from_numpy(w) for w in weights.values()])
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

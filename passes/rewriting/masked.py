@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Axis
+from pruneopt.analysis.axes import Axis, find
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import Mask, Masks, mask_of, touched
 from pruneopt.analysis.observe import Feeds
@@ -34,9 +34,18 @@ class Masked:
     masks: Masks
 
     def references(self) -> Iterator[tuple[Model, Feeds]]:
-        """One masked original per observed input size."""
+        """The masked original for every observed input size; one model serves all where no mask depends on it."""
+        once = None if self._moves() else _Masking(self.analysis, self.masks, 0).model()
         for run, feeds in enumerate(self.analysis.seen.feeds):
-            yield _Masking(self.analysis, self.masks, run).model(), feeds
+            yield once or _Masking(self.analysis, self.masks, run).model(), feeds
+
+    def _moves(self) -> bool:
+        """Whether a masked dimension has a dynamic factor."""
+        analysis = self.analysis
+        nodes = {id(u.node): u.node for u in analysis.statistics if touched(u.axis, self.masks)}
+        inside = [a for n in nodes.values() for t in (*n.inputs, *n.outputs) for a in analysis.axes.get(t.name, [])]
+        masked = [*inside, *(u.axis for u in analysis.contractions)]
+        return any(touched(a, self.masks) and not find(a).static for a in masked)
 
     def count(self) -> int:
         """Number of axes that lose entries."""
