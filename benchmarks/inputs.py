@@ -9,7 +9,8 @@ import numpy as np
 import onnxruntime
 
 Feeds = dict[str, np.ndarray[Any, Any]]
-Size = tuple[int, int]  # batch, and every other dynamic dimension
+Lengths = tuple[int, int]  # of the dynamic dimensions: those between the first and the last, the last
+Size = tuple[int, Lengths]  # of a batch: the first dimension where dynamic, and the others
 
 KINDS: dict[str, type[Any]] = {
     "tensor(float)": np.float32,
@@ -21,8 +22,19 @@ KINDS: dict[str, type[Any]] = {
     "tensor(uint8)": np.uint8,
     "tensor(bool)": np.bool_,
 }
-LENGTHS = ((24, 40), (64, 96), (224, 320), (256, 512))
-IMAGES = ((224, 320), (256, 512), (64, 96))
+LENGTHS: tuple[tuple[Lengths, Lengths], ...] = (
+    ((24, 24), (40, 40)),
+    ((64, 64), (96, 96)),
+    ((256, 256), (512, 512)),
+)
+IMAGES: tuple[tuple[Lengths, Lengths], ...] = (
+    ((224, 224), (320, 320)),
+    ((256, 256), (512, 512)),
+    ((48, 320), (48, 480)),  # a line of text, whose height must not change
+    ((32, 320), (32, 480)),
+    ((64, 64), (96, 96)),
+)
+FIXED: tuple[tuple[Lengths, Lengths], ...] = (((1, 1), (1, 1)),)
 
 
 def sizes(session: onnxruntime.InferenceSession) -> Iterator[tuple[Size, Size]]:
@@ -37,11 +49,11 @@ def sizes(session: onnxruntime.InferenceSession) -> Iterator[tuple[Size, Size]]:
         yield (1, first), (1, first)
 
 
-def _lengths(session: onnxruntime.InferenceSession) -> tuple[Size, ...]:
+def _lengths(session: onnxruntime.InferenceSession) -> tuple[tuple[Lengths, Lengths], ...]:
     dynamic = [each for each in session.get_inputs() if any(not isinstance(d, int) for d in each.shape[1:])]
     if any(len(each.shape) > 3 for each in dynamic):
         return IMAGES
-    return LENGTHS if dynamic else ((1, 1),)
+    return LENGTHS if dynamic else FIXED
 
 
 def feeds(session: onnxruntime.InferenceSession, size: Size, seed: int = 0) -> Feeds:
@@ -51,7 +63,9 @@ def feeds(session: onnxruntime.InferenceSession, size: Size, seed: int = 0) -> F
 
 
 def _array(entry: Any, size: Size, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-    shape = [d if isinstance(d, int) else size[0] if i == 0 else size[1] for i, d in enumerate(entry.shape)]
+    batch, (inner, last) = size
+    sizes = [batch, *[inner] * (len(entry.shape) - 2), last]
+    shape = [d if isinstance(d, int) else n for d, n in zip(entry.shape, sizes, strict=False)]
     kind = KINDS[entry.type]
     if "mask" in entry.name:
         return np.ones(shape, kind)
