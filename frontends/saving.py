@@ -35,7 +35,7 @@ def save(model: Model, path: str | Path) -> None:
     beside = target.with_name(target.name + ".data")
     total = sum(size(constant) for constant in constants(model.graph))
     external = bool(model.sources) or total > INLINE_LIMIT
-    _check_target(model, target, beside if external else None)
+    check_target(model, target, beside if external else None)
     try:
         if external:
             _save_external(model, target, beside)
@@ -46,7 +46,7 @@ def save(model: Model, path: str | Path) -> None:
         raise PruneoptError(f"{target} cannot be written: {error.strerror or error}") from None
 
 
-def _check_target(model: Model, target: Path, beside: Path | None) -> None:
+def check_target(model: Model, target: Path, beside: Path | None) -> None:
     if not target.parent.is_dir():
         raise PruneoptError(f"{target} cannot be written: the folder {target.parent} does not exist")
     own = [path for path in (model.path, *model.sources) if path is not None]
