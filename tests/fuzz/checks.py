@@ -1,0 +1,129 @@
+"""What must hold of any graph at any masks; raises AssertionError that says what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import onnx
+
+from pruneopt.analysis.axes import Axis, atoms
+from pruneopt.analysis.groups import find_groups
+from pruneopt.analysis.infer import Analysis, analyse
+from pruneopt.analysis.masks import Mask
+from pruneopt.backends.ort import OnnxRuntime
+from pruneopt.model import Model
+from pruneopt.passes.base import Context, prove
+from pruneopt.passes.rewriting.masked import Masked
+from pruneopt.passes.rewriting.shrink import shrink
+from pruneopt.passes.simplify import Simplify
+from pruneopt.passes.verify import check_signature
+from tests.fuzz.graphs import Case, Feeds
+
+TOLERANCE = 1e-5
+EXACT = 1e-6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was checked: atoms that could shrink, atoms that did, and the largest relative error."""
+
+    groups: int
+    pruned: int
+    coupled: int
+    error: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A graph that was simplified and analysed, ready to be pruned."""
+
+    model: Model
+    simple: Model
+    analysis: Analysis
+    context: Context
+    atoms: list[Axis]
+    groups: int
+
+
+def subject(case: Case) -> Subject:
+    """Load, simplify (which must change nothing), analyse."""
+    model = Model.from_proto(case.proto)
+    before = model.proto().SerializeToString()
+    context = Context(OnnxRuntime(), case.feeds[:2])
+    simple = Simplify().run(model, context).model
+    same_outputs(context, model, simple, case.feeds)
+    analysis = analyse(simple, context.observation(simple))
+    assert model.proto().SerializeToString() == before, "simplify or analyse changed the model that it was given"
+    groups = [g.atom for g in find_groups(analysis)]
+    return Subject(model, simple, analysis, context, [*groups, *_others(analysis, groups)], len(groups))
+
+
+def _others(analysis: Analysis, groups: Sequence[Axis]) -> list[Axis]:
+    """Atoms of activations that are free, too, but touch no weight, in graph order."""
+    derived = analysis.seen.values
+    axes = [axis for name, dims in analysis.axes.items() if name not in derived for axis in dims]
+    free = (a for axis in axes for a in atoms(axis) if not a.frozen and a.static and a.size[0] > 1)
+    return [a for a in dict.fromkeys(free) if a not in set(groups)]
+
+
+def same_outputs(context: Context, a: Model, b: Model, feeds: Iterable[Feeds]) -> None:
+    """Two models have the same outputs, but for rounding."""
+    first, second = context.session(a, optimize=False), context.session(b, optimize=False)
+    for batch in feeds:
+        expected, found = first.run(batch), second.run(batch)
+        for name, value in expected.items():
+            assert value.shape == found[name].shape, f"simplify changed the shape of '{name}'"
+            scale = max(float(np.abs(value).max(initial=0)), 1.0)
+            worst = float(np.abs(value - found[name]).max(initial=0)) / scale
+            assert worst <= EXACT, f"simplify changed '{name}' by {worst:.1e}"
+
+
+def draw_masks(random: Random, free: Sequence[Axis], share: float = 0.6) -> dict[Axis, Mask]:
+    """Masks of a random subset of atoms, at least one entry kept of each; never none at all."""
+    masks = {}
+    for axis in free:
+        if random.randrange(100) < round(100 * share):
+            masks[axis] = _mask(random, axis.size[0])
+    if free and not masks:
+        masks[free[0]] = _mask(random, free[0].size[0])
+    return masks
+
+
+def _mask(random: Random, size: int) -> Mask:
+    keep = np.zeros(size, bool)
+    for _ in range(1 + random.randrange(size - 1)):
+        keep[random.randrange(size)] = True
+    return keep
+
+
+def check_masks(case: Case, subject: Subject, masks: dict[Axis, Mask]) -> Verdict:
+    """Shrink by `masks` and check everything that must hold of the result."""
+    before = subject.simple.proto().SerializeToString()
+    small = shrink(subject.analysis, masks)
+    assert subject.simple.proto().SerializeToString() == before, "shrink changed the model that it was given"
+    onnx.checker.check_model(small.proto(), full_check=True)
+    check_signature(subject.model, small)
+    proof = prove(small, Masked(subject.analysis, masks), subject.context, TOLERANCE)
+    _same_shapes(subject, small, case.feeds[2])
+    coupled = sum(axis.coupled is not None for axis in masks)
+    return Verdict(len(subject.atoms), len(masks), coupled, proof.max_rel_error)
+
+
+def _same_shapes(subject: Subject, small: Model, feeds: Feeds) -> None:
+    """The optimised result runs at a size that was never observed."""
+    expected = subject.context.session(subject.model).run(feeds)
+    found = subject.context.session(small).run(feeds)
+    for name, value in expected.items():
+        assert found[name].shape == value.shape, f"'{name}' has another shape at a new size"
+        assert np.isfinite(found[name]).all() or not np.isfinite(value).all(), f"'{name}' is not finite"
+
+
+def check(case: Case, random: Random) -> Verdict:
+    """All of it, at masks drawn from `random`."""
+    ready = subject(case)
+    if not ready.atoms:
+        return Verdict(0, 0, 0, 0.0)
+    return check_masks(case, ready, draw_masks(random, ready.atoms))
