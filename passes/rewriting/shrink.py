@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import Analysis, ConstantUse
 from pruneopt.analysis.masks import Masks, mask_of, touched
-from pruneopt.analysis.witness import axes_of
+from pruneopt.analysis.witness import Witness, axes_of
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.witnesses import WitnessWriter
@@ -36,10 +36,26 @@ def shrink(analysis: Analysis, masks: Masks) -> Model:
             nodes[id(use.node)].inputs[use.slot] = cut.constant(use)
     writer = WitnessWriter(model, analysis.seen, masks, names)
     for witness in analysis.witnesses:
-        if any(touched(axis, masks) for axis in axes_of(witness)):
+        if _is_stale(analysis, masks, witness):
             writer.write(witness, nodes[id(witness.node)])
     cut.restore_names(model.graph)
     return tidy(model)
+
+
+def _is_stale(analysis: Analysis, masks: Masks, witness: Witness) -> bool:
+    """Whether the sizes of a witness change, or its data does and a position is counted from the end of it."""
+    if any(touched(axis, masks) for axis in axes_of(witness)):
+        return True
+    data = analysis.axes.get(witness.node.inputs[0].name) if witness.node.op == "Slice" else None
+    return any(touched(axis, masks) for axis in data or []) and _from_end(analysis, witness)
+
+
+def _from_end(analysis: Analysis, witness: Witness) -> bool:
+    if isinstance(witness.place, str):
+        return min(witness.node.attrs[witness.place]) < 0
+    tensor = witness.node.inputs[witness.place]
+    value = values(tensor) if isinstance(tensor, gs.Constant) else analysis.seen.static.get(tensor.name)
+    return value is not None and bool((value < 0).any())
 
 
 def twins(model: Model, copy: Model) -> dict[int, gs.Node]:
@@ -90,4 +106,4 @@ def compress(array: Array, keeps: list[npt.NDArray[np.bool_]]) -> Array:
     for dim in sorted(range(len(keeps)), key=lambda d: float(keeps[d].mean()) if keeps[d].size else 1.0):
         if not keeps[dim].all():
             array = np.compress(keeps[dim], array, axis=dim)
-    return np.ascontiguousarray(array)
+    return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes a vector of a scalar
