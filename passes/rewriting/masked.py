@@ -93,8 +93,23 @@ class _Masking:
         for use in uses:
             keep = mask_of(use.axis, self.masks, self.run)
             shape = [-1 if d == use.dim else 1 for d in range(rank)]
+            if use.zero >= 0:
+                twin.inputs[slot] = self._at_zero_point(keep.reshape(shape), twin, use)
+                continue
             factor = self._like(keep.astype(np.float32).reshape(shape), twin.inputs[slot], node)
             twin.inputs[slot] = self._node("Mul", [twin.inputs[slot], factor], self.before, node)
+
+    def _at_zero_point(self, keep: Mask, twin: gs.Node, use: Use) -> gs.Tensor:
+        """x -> x where kept, else the zero point: what a quantised operand holds in place of 0."""
+        data = twin.inputs[use.slot]
+        zero = twin.inputs[use.zero] if use.zero < len(twin.inputs) and twin.inputs[use.zero].name else None
+        if isinstance(data, gs.Constant) and (zero is None or isinstance(zero, gs.Constant)):
+            array = values(data)
+            at = np.zeros((), array.dtype) if zero is None else values(zero)
+            return self._constant(np.where(keep, array, at))
+        if zero is None:
+            zero = self._node("Sub", [data, data], self.before, use.node)
+        return self._node("Where", [self._constant(keep), data, zero], self.before, use.node)
 
     def _rank(self, node: gs.Node, slot: int) -> int:
         tensor = node.inputs[slot]

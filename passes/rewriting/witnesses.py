@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
 from pruneopt.analysis.observe import Observation
-from pruneopt.analysis.witness import Entry, Indices, Place, Sizes, Style, Witness
+from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Sizes, Style, Witness
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
@@ -33,6 +33,8 @@ class WitnessWriter:
         """Set the witness's place on `node`, the twin of the node it names."""
         if isinstance(witness, Indices):
             self._indices(witness, node)
+        elif isinstance(witness, Fixed):
+            node.attrs[witness.place] = witness.value
         else:
             self._sizes(witness, node)
 

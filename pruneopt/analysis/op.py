@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Clash, Reason, Size, concat, couple, freeze, product, show, unify
 from pruneopt.analysis.notation import Dim, parse
-from pruneopt.analysis.witness import Entry, Indices, Place, Sizes, Style, Witness
+from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Sizes, Style, Witness
 
 Axes = list[Axis]
 
@@ -22,7 +22,8 @@ Axes = list[Axis]
 class Use:
     """Dimension `dim` of input `slot` of `node`: contracted, or under a statistic.
 
-    Operands of one contraction have the same `label`; masking one of them masks the sum.
+    Operands of one contraction have the same `label`; masking one of them masks the sum. A removed entry
+    of a quantised operand is not 0 but the value at input `zero`, its zero point.
     """
 
     node: gs.Node
@@ -30,6 +31,7 @@ class Use:
     dim: int
     axis: Axis
     label: str = ""
+    zero: int = -1
 
 
 class Op:
@@ -85,11 +87,17 @@ class Op:
 
     def value(self, name: str, slot: int) -> list[int] | None:
         """A parameter's integers, from attribute or input; None where absent or not static."""
+        self.parameter(slot)
         if name in self.node.attrs:
             found = self.node.attrs[name]
             return list(found) if isinstance(found, Sequence) else [int(found)]
         known = self.constants[slot] if slot < len(self.constants) else None
         return None if known is None else [int(v) for v in np.asarray(known).reshape(-1)]
+
+    def parameter(self, *slots: int) -> None:
+        """Declare that these inputs hold parameters: their own entries stay what and where they are."""
+        for slot in slots:
+            self.freeze(self.input(slot) or [], "a list of parameters")
 
     # --- building axes -----------------------------------------------------------------------------
 
@@ -135,7 +143,9 @@ class Op:
         for i in range(1, len(longest) + 1):  # the longest term may itself have a 1 where others do not
             wide = [t[-i] for t in terms if len(t) >= i and set(t[-i].size) != {1}]
             for x in wide[1:]:
-                self.equal(wide[0], x) if x.size == wide[0].size else self.freeze([wide[0], x], "unequal broadcast")
+                self.equal(wide[0], x) if x.size == wide[0].size else self.freeze(
+                    [wide[0], x], "unequal broadcast"
+                )
 
     def freeze(self, axes: Sequence[Axis], text: str) -> None:
         """Forbid any change of these axes."""
@@ -147,11 +157,12 @@ class Op:
         for term in (*self.inputs, *self.outputs):
             self.freeze(term or [], text)
 
-    def contract(self, slot: int, dim: int, label: str = "") -> None:
-        """Input `slot` is summed over dimension `dim`: a removed entry is an entry of zero."""
-        term = self.inputs[slot]
+    def contract(self, slot: int, dim: int, label: str = "", zero: int = -1) -> None:
+        """Input `slot` is summed over dimension `dim`: a removed entry is an entry of zero (of input `zero`)."""
+        term = self.input(slot)
         if term is not None:
-            self.contractions.append(Use(self.node, slot, dim, term[dim], label))
+            dim %= len(term)
+            self.contractions.append(Use(self.node, slot, dim, term[dim], label, zero))
 
     def statistic(self, slot: int, dim: int, text: str, over: Axis | None = None) -> None:
         """The result depends on all entries of dimension `dim` at once, or of `over`, a part of it."""
@@ -170,33 +181,57 @@ class Op:
         instead_of: str = "",
     ) -> None:
         """Declare that `place` holds the sizes of these axes (see `witness.Sizes`)."""
+        if isinstance(place, int):
+            self.parameter(place)
         whole = tuple((e,) if isinstance(e, Axis) else e for e in entries)
         self.witnesses.append(Sizes(self.node, place, whole, scalar, style, instead_of))
 
     def positions(self, place: Place, axis: Axis) -> None:
         """Declare that `place` holds positions along `axis`."""
+        if isinstance(place, int):
+            self.parameter(place)
         self.witnesses.append(Indices(self.node, place, axis))
+
+    def fixed(self, place: str, value: float, *axes: Axis) -> None:
+        """Declare that attribute `place`, which is absent, defaults to `value` because of these axes' sizes."""
+        self.witnesses.append(Fixed(self.node, place, value, axes))
 
     def count_macs(self, *axes: Axis) -> None:
         """Declare a cost of the product of these axes' sizes, in multiply-accumulates."""
         self.macs.append(axes)
 
-    def relate(self, text: str, *, macs: bool = False, why: str = "", **sizes: int) -> dict[str, Axis]:
+    def relate(
+        self,
+        text: str,
+        *,
+        macs: bool = False,
+        why: str = "",
+        zeros: Mapping[int, int] | None = None,
+        **sizes: int,
+    ) -> dict[str, Axis]:
         """Assert a rule in the notation of `analysis.notation`; sizes of factors may be given by name.
+
+        Args:
+            text: the rule.
+            macs: it multiplies and adds: count them.
+            why: what statistic runs over the axes marked `~`.
+            zeros: of quantised operands, one to mask and the input that holds its zero point.
+            sizes: sizes of factors.
 
         Returns:
             The axis of every name.
         """
-        return _Relation(self, text, sizes, why).assert_all(macs)
+        return _Relation(self, text, sizes, why, zeros or {}).assert_all(macs)
 
 
 class _Relation:
     """One application of a pattern to a node."""
 
-    def __init__(self, op: Op, text: str, sizes: dict[str, int], why: str) -> None:
+    def __init__(self, op: Op, text: str, sizes: dict[str, int], why: str, zeros: Mapping[int, int]) -> None:
         self.op = op
         self.pattern = parse(text)
         self.sizes = sizes
+        self.zeros = zeros
         self.why = why or f"its statistics run over the axis ({text})"
         self.names: dict[str, Axis] = {}
         self.rest: dict[str, list[Axes]] = {"...": [], "*": []}
@@ -204,7 +239,10 @@ class _Relation:
 
     def assert_all(self, macs: bool) -> dict[str, Axis]:
         terms = [(i, t, self.op.input(i)) for i, t in enumerate(self.pattern.inputs)]
-        outs = [(-1 - i, t, o) for i, (t, o) in enumerate(zip(self.pattern.outputs, self.op.outputs, strict=False))]
+        outs = [
+            (-1 - i, t, o)
+            for i, (t, o) in enumerate(zip(self.pattern.outputs, self.op.outputs, strict=False))
+        ]
         located = [
             (slot, *found)
             for slot, term, axes in terms + outs
@@ -284,5 +322,6 @@ class _Relation:
             if dim.statistic:
                 self.op.statistic(slot, dim_index, self.why)
             elif not set(dim.factors) <= kept:
-                self.op.contract(slot, dim_index)
+                if not self.zeros or slot in self.zeros:
+                    self.op.contract(slot, dim_index, zero=self.zeros.get(slot, -1))
                 self.op.weights.add(slot)

@@ -1,7 +1,8 @@
 """Witnesses: the attributes and shape inputs of a node that hold sizes of its axes.
 
 A rule declares them next to the equalities; when axes shrink, the rewrite sets every witness from the
-new sizes. A *place* is an attribute's name or an input's position.
+new sizes (or, for a default that hangs on a size, from the old one). A *place* is
+an attribute's name or an input's position.
 """
 
 from __future__ import annotations
@@ -59,11 +60,26 @@ class Indices:
     axis: Axis
 
 
-Witness = Sizes | Indices
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """Attribute `place` of `node` keeps this value when any of `axes` shrinks.
+
+    It writes down a default that depends on a size (attention's 1/sqrt of the head size).
+    """
+
+    node: gs.Node
+    place: str
+    value: float
+    axes: tuple[Axis, ...]
+
+
+Witness = Sizes | Indices | Fixed
 
 
 def axes_of(witness: Witness) -> list[Axis]:
     """All axes a witness speaks of."""
     if isinstance(witness, Indices):
         return [witness.axis]
+    if isinstance(witness, Fixed):
+        return list(witness.axes)
     return [axis for entry in witness.entries if not isinstance(entry, int) for axis in entry]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pruneopt.analysis.axes import Axis
-from pruneopt.analysis.op import Axes, Op
+from pruneopt.analysis.op import Op
 from pruneopt.analysis.rules import rule
 
 
-@rule("MatMul", "MatMulInteger")
+@rule("MatMul")
 def matmul(op: Op) -> None:
     """`... m k, ... k n -> ... m n`, with numpy's rules for vectors."""
     left = "k" if len(op.input(0) or []) == 1 else "... m k"
@@ -28,7 +27,7 @@ def gemm(op: Op) -> None:
         op.broadcast([bias, op.outputs[0] or []])
 
 
-@rule("Conv", "ConvInteger")
+@rule("Conv")
 def conv(op: Op) -> None:
     """Channels in g groups: `b (g i) *, (g o) i *, (g o) -> b (g o) *`."""
     names = op.relate("b (g i) *, (g o) i *, (g o) -> b (g o) *", macs=True, g=op.attr("group", 1))
@@ -55,32 +54,3 @@ def einsum(op: Op) -> None:
         return
     spaced = [" ".join(term.replace("...", ".")).replace(".", "...") for term in left.split(",")]
     op.relate(f"{', '.join(spaced)} -> {' '.join(right.replace('...', '.')).replace('.', '...')}", macs=True)
-
-
-@rule("QLinearMatMul", since=10)
-def qlinear_matmul(op: Op) -> None:
-    """`... m k, , , ... k n -> ... m n`; scales and zero points of rows or columns follow."""
-    a, b, out = op.input(0) or [], op.input(3) or [], op.outputs[0] or []
-    op.equal(a[-1], b[-2])
-    op.contract(0, len(a) - 1)
-    op.contract(3, len(b) - 2)
-    op.broadcast([t for t in (a[:-2], b[:-2], out[:-2]) if t] or [[]])
-    op.equal(a[-2], out[-2])
-    op.equal(b[-1], out[-1])
-    op.count_macs(*out, a[-1])
-    for slot, target in ((1, a[-2]), (2, a[-2]), (4, b[-1]), (5, b[-1]), (6, out[-1]), (7, out[-1])):
-        _vector(op, op.input(slot), target)
-
-
-@rule("QLinearConv", since=10)
-def qlinear_conv(op: Op) -> None:
-    """As Conv, with a scale and zero point per output channel."""
-    names = op.relate(
-        "b (g i) *, , , (g o) i *, (g o), (g o), , , (g o) -> b (g o) *", macs=True, g=op.attr("group", 1)
-    )
-    op.sizes("group", [names["g"]], scalar=True)
-
-
-def _vector(op: Op, term: Axes | None, target: Axis) -> None:
-    if term and term[-1].size == target.size:
-        op.equal(term[-1], target)

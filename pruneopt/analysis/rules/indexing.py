@@ -23,7 +23,7 @@ def gather(op: Op) -> None:
     elif index and _is_run(np.asarray(known), data[axis].size[0]):
         _take(op, data[axis], out[axis], int(np.asarray(known).reshape(-1)[0]))
     else:
-        op.freeze([data[axis]], "single entries are picked by position")
+        op.freeze([data[axis], *index], "single entries are picked by position")
         op.freeze(out[axis : axis + len(index)], "single entries are picked by position")
 
 
@@ -73,8 +73,8 @@ def scatter_nd(op: Op) -> None:
     op.equal_all(data, op.outputs[0] or [])
     depth = index[-1].size[0]
     op.freeze(data[:depth], "written by position")
-    op.freeze([index[-1]], "a list of positions")
-    op.equal_all(index[:-1], updates[: len(index) - 1])
+    op.freeze(index, "a list of positions")
+    op.freeze(updates[: len(index) - 1], "written by position")
     op.equal_all(data[depth:], updates[len(index) - 1 :])
 
 

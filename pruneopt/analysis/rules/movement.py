@@ -67,14 +67,15 @@ def split(op: Op) -> None:
     """Along `axis` the input is the concatenation of the outputs."""
     data = op.input(0) or []
     axis = op.attr("axis", 0) % len(data)
-    outs = [o for o in op.outputs if o is not None]
-    if len(outs) < len(op.outputs):
-        op.freeze([data[axis]], "part of it is dropped")
-        return
-    for out in outs:
+    for out in (o for o in op.outputs if o is not None):
         op.equal_all(data[:axis] + data[axis + 1 :], out[:axis] + out[axis + 1 :])
-    op.equal(data[axis], op.concat([o[axis] for o in outs]))
-    op.sizes("split" if op.opset < 13 else 1, [o[axis] for o in outs], instead_of="num_outputs")
+    sizes = op.value("split", 1)
+    if sizes is None and None in op.outputs:
+        op.freeze([data[axis], *(o[axis] for o in op.outputs if o)], "part of it is dropped")
+        return
+    pieces = [o[axis] if o else op.fresh((sizes or [])[i]) for i, o in enumerate(op.outputs)]
+    op.equal(data[axis], op.concat(pieces))
+    op.sizes("split" if op.opset < 13 else 1, pieces, instead_of="num_outputs")
 
 
 @rule("Slice")
@@ -122,7 +123,9 @@ def _piece(op: Op, axis: Axis, out: Axis, known: tuple[int, int, int] | None) ->
 
 def _bounds(op: Op, starts: list[int], ends: list[int], pieces: list[tuple[Axis, Axis] | None]) -> None:
     """New bounds: what is left before the piece, and that plus what is left of it."""
-    op.sizes(op.place("starts", 1), [s if p is None else (p[0],) for s, p in zip(starts, pieces, strict=True)])
+    op.sizes(
+        op.place("starts", 1), [s if p is None else (p[0],) for s, p in zip(starts, pieces, strict=True)]
+    )
     op.sizes(op.place("ends", 2), [e if p is None else p for e, p in zip(ends, pieces, strict=True)])
 
 
@@ -182,6 +185,7 @@ def resize(op: Op) -> None:
     data, out = op.input(0) or [], op.outputs[0] or []
     for x, y in zip(data, out, strict=True):
         op.equal(x, y) if x.size == y.size else op.freeze([x, y], "resized")
+    op.parameter(1, 2, 3)
     if op.node.op == "Resize" and op.present(3) and not op.attr("axes"):
         op.sizes(3, [y if x.size == y.size else y.size[0] for x, y in zip(data, out, strict=True)])
 
@@ -191,7 +195,9 @@ def depth_to_space(op: Op) -> None:
     """Pixel shuffle: block factors move from channels to space."""
     block = op.attr("blocksize")
     crd = op.attr("mode", "DCR") in ("CRD", b"CRD")
-    names = op.relate("b (c s t) h w -> b c (h s) (w t)" if crd else "b (s t c) h w -> b c (h s) (w t)", s=block, t=block)
+    names = op.relate(
+        "b (c s t) h w -> b c (h s) (w t)" if crd else "b (s t c) h w -> b c (h s) (w t)", s=block, t=block
+    )
     op.freeze([names["s"], names["t"]], "part of a pixel block")
 
 
@@ -211,7 +217,17 @@ def shape(op: Op) -> None:
         op.freeze(op.input(0) or [], "its element count is used as a value")
 
 
-@rule("Range", "EyeLike", "NonZero", "OneHot", "RandomNormal", "RandomUniform", "Multinomial", "Unique", "Compress")
+@rule(
+    "Range",
+    "EyeLike",
+    "NonZero",
+    "OneHot",
+    "RandomNormal",
+    "RandomUniform",
+    "Multinomial",
+    "Unique",
+    "Compress",
+)
 def counted(op: Op) -> None:
     """Positions or counts are values here."""
     op.freeze_all("positions along it are values")
@@ -230,3 +246,4 @@ def reverse_sequence(op: Op) -> None:
     """Reverses along one axis."""
     op.equal_all(op.input(0) or [], op.outputs[0] or [])
     op.freeze((op.input(0) or [])[:2], "reversed by position")
+    op.parameter(1)

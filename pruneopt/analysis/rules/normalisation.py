@@ -8,7 +8,6 @@ from pruneopt.analysis.rules import rule
 NORM = "the norm's mean and variance run over it"
 
 
-
 @rule("BatchNormalization")
 def batch_norm(op: Op) -> None:
     """Element by element with stored statistics; in training mode over everything but the channel."""

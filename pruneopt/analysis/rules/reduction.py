@@ -35,5 +35,12 @@ def reduce(op: Op) -> None:
             op.statistic(0, dim, f"{op.node.op} runs over it")
 
 
-POOLS = "AveragePool LpPool MaxPool GlobalAveragePool GlobalLpPool GlobalMaxPool"
-pattern("b c * -> b c *, b c *", *POOLS.split())
+pattern("b c * -> b c *", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")
+
+
+@rule("MaxPool")
+def max_pool(op: Op) -> None:
+    """`b c * -> b c *`; the second output counts positions through all channels."""
+    op.relate("b c * -> b c *, b c *")
+    if len(op.outputs) > 1 and op.outputs[1] is not None:
+        op.freeze(op.outputs[1], "positions are counted through all dimensions")

@@ -1,0 +1,1 @@
+"""Tests of the rule table: one node at a time."""
