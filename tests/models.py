@@ -92,6 +92,30 @@ def _attention(b: Builder, x: str, width: int, heads: int, zero: str) -> str:
     return b.node("MatMul", b.node("Reshape", mixed, b.value([0, 0, -1])), b.weight(width, width))
 
 
+def fused_attention(width: int = 32, heads: int = 4, pick: str = "Gather") -> onnx.ModelProto:
+    """One linear map for query, key and value, `(3 h d)`, whose parts are picked by Gather, Slice or Split."""
+    b = Builder()
+    size = width // heads
+    x = b.node("Add", b.node("MatMul", "x", b.weight(width, 3 * width)), b.value(b.rng.standard_normal(3 * width), np.float32))
+    x = b.node("Transpose", b.node("Reshape", x, b.value([0, -1, 3, heads, size])), perm=[2, 0, 3, 1, 4])
+    q, k, v = _three(b, x, pick)
+    scores = b.node("Softmax", b.node("MatMul", q, b.node("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+    mixed = b.node("Transpose", b.node("MatMul", scores, v), perm=[0, 2, 1, 3])
+    b.node("MatMul", b.node("Reshape", mixed, b.value([0, -1, width])), b.weight(width, 5), outputs=["y"])
+    return b.model({"x": ["n", "s", width]}, {"y": ["n", "s", 5]})
+
+
+def _three(b: Builder, x: str, pick: str) -> list[str]:
+    if pick == "Gather":
+        return [b.node("Gather", x, b.value(i), axis=0) for i in range(3)]
+    if pick == "Slice":
+        parts = [b.node("Slice", x, b.value([i]), b.value([i + 1]), b.value([0])) for i in range(3)]
+    else:
+        parts = ["p0", "p1", "p2"]
+        b.node("Split", x, b.value([1, 1, 1]), outputs=parts, axis=0)
+    return [b.node("Squeeze", p, b.value([0])) for p in parts]
+
+
 def group_norm_net() -> onnx.ModelProto:
     """GroupNorm spelt as Reshape, InstanceNormalization, Reshape, with the group count in a literal."""
     b = Builder()

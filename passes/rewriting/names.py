@@ -1,4 +1,4 @@
-"""Names for new tensors that no tensor of the graph has."""
+"""Names for new tensors and nodes that nothing in the graph has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ class Names:
     """Hands out names that are free in a graph and its bodies."""
 
     def __init__(self, graph: gs.Graph) -> None:
-        self._taken = {t.name for g in (graph, *graph.subgraphs(recursive=True)) for t in _tensors(g)}
+        graphs = (graph, *graph.subgraphs(recursive=True))
+        self._taken = {t.name for g in graphs for t in _tensors(g)} | {n.name for g in graphs for n in g.nodes}
         self._last: dict[str, int] = {}  # so that many equal wishes take linear time
 
     def new(self, wish: str) -> str:
