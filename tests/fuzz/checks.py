@@ -24,6 +24,7 @@ from tests.fuzz.graphs import Case, Feeds
 
 TOLERANCE = 1e-5
 EXACT = 1e-6
+FOLDED = 1e-5  # folding a BatchNormalization rounds its weights anew
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,14 @@ def _others(analysis: Analysis, groups: Sequence[Axis]) -> list[Axis]:
 def same_outputs(context: Context, a: Model, b: Model, feeds: Iterable[Feeds]) -> None:
     """Two models have the same outputs, but for rounding."""
     first, second = context.session(a, optimize=False), context.session(b, optimize=False)
+    limit = FOLDED if any(n.op == "BatchNormalization" for n in a.graph.nodes) else EXACT
     for batch in feeds:
         expected, found = first.run(batch), second.run(batch)
         for name, value in expected.items():
             assert value.shape == found[name].shape, f"simplify changed the shape of '{name}'"
             scale = max(float(np.abs(value).max(initial=0)), 1.0)
             worst = float(np.abs(value - found[name]).max(initial=0)) / scale
-            assert worst <= EXACT, f"simplify changed '{name}' by {worst:.1e}"
+            assert worst <= limit, f"simplify changed '{name}' by {worst:.1e}"
 
 
 def draw_masks(random: Random, free: Sequence[Axis], share: float = 0.6) -> dict[Axis, Mask]:

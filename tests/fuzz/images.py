@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto
 
+from tests.fuzz import rare
 from tests.fuzz.builder import Builder, Tensor
 from tests.fuzz.pointwise import activation, gelu
 
@@ -317,6 +318,11 @@ def branched(b: Builder, x: Tensor) -> Tensor:
     return choose(b, x)
 
 
+def unusual(b: Builder, x: Tensor) -> Tensor:
+    """What is not special to images."""
+    return rare.any_block(b, x, 1)
+
+
 def half_cast(b: Builder, x: Tensor) -> Tensor:
     """Through float64 and back."""
     wide = b.op("Cast", x, to=TensorProto.DOUBLE)
@@ -326,7 +332,7 @@ def half_cast(b: Builder, x: Tensor) -> Tensor:
 BLOCKS: list[Block] = [
     conv, residual, branches, batch_norm, activation, parts_of, squeeze_excite, pool, conv_transpose, group_norm,
     channel_shuffle, pixel_shuffle, padded, tiled, gathered, nhwc, quantised, einsum, constant_left, standardised,
-    branched, half_cast,
+    branched, half_cast, unusual, unusual, unusual,
 ]  # fmt: skip
 
 

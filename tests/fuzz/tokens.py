@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tests.fuzz import rare
 from tests.fuzz.attention import attention
 from tests.fuzz.builder import Builder, Tensor, times
 from tests.fuzz.pointwise import activation, swish
@@ -248,6 +249,11 @@ def scaled_at_run_time(b: Builder, x: Tensor) -> Tensor:
     return b.op("Div", x, b.op("Sqrt", size))
 
 
+def unusual(b: Builder, x: Tensor) -> Tensor:
+    """What is not special to tokens."""
+    return rare.any_block(b, x, 2)
+
+
 def fixed_width(b: Builder, x: Tensor) -> Tensor:
     """To a new width."""
     return linear(b, x, int(b.pick([6, 8, 12, 16])))
@@ -263,6 +269,7 @@ def negated(b: Builder, x: Tensor) -> Tensor:
 BLOCKS: list[Block] = [
     residual, mlp, attention, norm, fixed_width, position, activation, class_token, mixed_tokens, windows, recurrent,
     experts, convolved, parts_of, picked, normalised, gated_by_mean, scaled_at_run_time, negated,
+    unusual, unusual, unusual,
 ]  # fmt: skip
 
 
