@@ -269,6 +269,8 @@ class _Relation:
 
     def _align(self, term: tuple[Dim, ...], axes: Axes, slot: int) -> list[tuple[int, Dim, Axis]]:
         """Match a term's dimensions with a tensor's; what `...` and `*` cover goes to `rest`."""
+        if not term:
+            return []  # the rule says nothing of it
         at = next((i for i, d in enumerate(term) if d.rest), None)
         if len(axes) < len(term) - (at is not None):
             return []  # a scalar where a vector may stand

@@ -149,12 +149,11 @@ def entries_per_removal(axis: Axis, atom: Axis, i: int) -> npt.NDArray[np.float6
         return np.zeros(axis.size[0])
     if axis.kind is Kind.CONCAT:
         return np.concatenate([entries_per_removal(p, atom, i) for p in parts(axis)])
-    total = np.zeros(1)
+    total: npt.NDArray[np.float64] = np.zeros(1)
     for factor in factors(axis):
         inner = entries_per_removal(factor, atom, i)
         total = (total[:, None] + inner[None, :]).reshape(-1)
-    found: npt.NDArray[np.float64] = np.asarray(total, np.float64)
-    return found
+    return np.asarray(total, np.float64)
 
 
 # --- structure --------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.op import Op
 
 Rule = Callable[[Op], None]
-MODULES = "elementwise movement indexing contraction normalisation reduction recurrent quantised".split()
+MODULES = (
+    "elementwise movement indexing contraction normalisation reduction recurrent quantised attention fused spatial"
+).split()
 
 _TABLE: dict[tuple[str, str], list[tuple[int, Rule]]] = {}
 

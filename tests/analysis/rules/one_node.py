@@ -138,7 +138,9 @@ class Case:
     def analysis(self) -> Analysis:
         """Its axes; nothing is frozen for being an input or output of the model."""
         tensors = {**self.feeds, **self.values}
-        shapes: dict[str, tuple[Size, ...]] = {name: tuple((n,) for n in value.shape) for name, value in tensors.items()}
+        shapes: dict[str, tuple[Size, ...]] = {
+            name: tuple((n,) for n in value.shape) for name, value in tensors.items()
+        }
         return analyse(self.model, Observation(1, shapes, feeds=(self.feeds,)), free_ends=True)
 
 
