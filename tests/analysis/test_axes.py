@@ -144,7 +144,7 @@ def entries_per_removal(axis: Axis, atom: Axis, i: int) -> npt.NDArray[np.float6
     """How many factors of each axis entry point at entry i of the atom (more than one in a square)."""
     axis = find(axis)
     if axis is atom:
-        return (np.arange(atom.size[0]) == i).astype(float)
+        return np.asarray(np.arange(atom.size[0]) == i, np.float64)
     if axis.kind is Kind.ATOM:
         return np.zeros(axis.size[0])
     if axis.kind is Kind.CONCAT:

@@ -7,6 +7,7 @@ contracted over the head width d, so the default scale, 1/sqrt(d), is written do
 from __future__ import annotations
 
 from math import sqrt
+from typing import Any
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.op import Op
@@ -21,7 +22,7 @@ def attention(op: Op) -> None:
     """`b (k r) s d, b k t d, b k t e -> b (k r) s e`, or with heads and width as one last dimension."""
     if len(op.input(0) or []) == 4:
         terms = "b (k r) s d, b k ~t d, b k ~t e, , b k ~p d, b k ~p e, -> b (k r) s e"
-        sizes: dict[str, int] = {}
+        sizes: dict[str, Any] = {}
     else:
         terms = "b s (k r d), b ~t (k d), b ~t (k e), , b k ~p d, b k ~p e, -> b s (k r e)"
         heads = op.attr("kv_num_heads")

@@ -21,7 +21,11 @@ LEFT_OUT = {
 }
 REASONS = {op: reason for reason, ops in LEFT_OUT.items() for op in ops.split()}
 SCHEMAS = sorted(
-    {s.name for s in onnx.defs.get_all_schemas() if s.domain == "" and s.since_version <= OPSETS[-1]}
+    {
+        s.name
+        for s in onnx.defs.get_all_schemas_with_history()
+        if s.domain == "" and s.since_version <= OPSETS[-1]
+    }
 )
 
 
