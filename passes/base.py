@@ -11,14 +11,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
-import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.observe import Feeds, Observation, Observer, derived_tensors, observe
-from pruneopt.errors import PruneoptError
 from pruneopt.frontends.widen import has_halves, widen, widen_feeds
 from pruneopt.model import Model
+from pruneopt.passes.proof import prove as prove
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
@@ -98,6 +96,10 @@ class Context:
             self._seen[id(model)] = known
         return known[1]
 
+    def seen(self, model: Model, observation: Observation) -> None:
+        """Declare what `model`'s tensors look like."""
+        self._seen[id(model)] = (model, observation)
+
     def same_tensors(self, new: Model, old: Model) -> None:
         """Declare that the tensors of `new` look like those of `old` of the same name."""
         self._seen[id(new)] = (new, self.observation(old))
@@ -122,6 +124,9 @@ class Claim(Protocol):
     def count(self) -> int:
         """Number of axes that were masked."""
 
+    def kept(self, name: str, array: Array, run: int) -> Array | None:
+        """What is left of tensor `name` of reference number `run`; None where the claim says nothing of it."""
+
 
 @dataclass(frozen=True)
 class Unchanged:
@@ -138,6 +143,10 @@ class Unchanged:
     def count(self) -> int:
         """Nothing is masked."""
         return 0
+
+    def kept(self, name: str, array: Array, run: int) -> Array | None:
+        """Nothing is said of inner tensors."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -160,78 +169,6 @@ class Pass(Protocol):
 
     def run(self, model: Model, context: Context) -> Outcome:
         """Do it. Raises PruneoptError where it cannot be done; the input model stays as it is."""
-
-
-@dataclass(frozen=True)
-class Equivalence:
-    """How far a rewritten model is from its masked original.
-
-    Attributes:
-        max_rel_error: largest difference of an output entry, as a share of the output's largest magnitude.
-        atoms_checked: number of axes that were masked.
-    """
-
-    max_rel_error: float
-    atoms_checked: int
-
-
-TOLERANCE = 1e-4  # float32 rounding over a deep net stays well below; a wrong rewrite is orders above
-
-
-def prove(model: Model, claim: Claim, context: Context, tolerance: float = TOLERANCE) -> Equivalence:
-    """Run the masked originals and the rewritten model side by side.
-
-    Raises:
-        PruneoptError: they differ by more than `tolerance`. This is a bug of a rule, never of the user.
-    """
-    points = comparison_points(model.graph)
-    session = context.session(model, points, optimize=False)
-    worst = 0.0
-    loaded: tuple[Model, Session] | None = None
-    for reference, feeds in claim.references():
-        if loaded is None or loaded[0] is not reference:
-            loaded = reference, context.session(reference, points, optimize=False)
-        expected = loaded[1].run(feeds)
-        found = session.run(feeds)
-        worst = max(worst, *(distance(expected[name], found[name]) for name in expected), 0.0)
-    if not worst <= tolerance:
-        raise PruneoptError(
-            f"the rewritten model differs from the masked original by {worst:.1e} (at most {tolerance:.0e} is "
-            "allowed), so nothing was written; please report this model"
-        )
-    return Equivalence(worst, claim.count())
-
-
-SQUASHING = {"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh", "ArgMax", "ArgMin", "Round", "Cast"}
-
-
-def comparison_points(graph: gs.Graph) -> list[str]:
-    """Names of the tensors to compare: the outputs, or what goes into a squashing op that makes one.
-
-    A saturated sigmoid or an argmax would hide a wrong rewrite, and turn rounding into a flipped bit.
-    """
-    points = []
-    for tensor in graph.outputs:
-        while tensor.inputs and tensor.inputs[0].op in SQUASHING and tensor.inputs[0].inputs[0].inputs:
-            tensor = tensor.inputs[0].inputs[0]
-        points.append(tensor.name)
-    return points
-
-
-def distance(expected: Any, found: Any) -> float:
-    """Largest difference as a share of the largest magnitude; of integers, the share that differs."""
-    if not isinstance(expected, np.ndarray) or not expected.size:
-        return 0.0
-    if expected.shape != found.shape:
-        return float("inf")
-    if expected.dtype.kind not in "fcV":
-        return float(np.mean(expected != found))
-    a, b = expected.astype(np.float64), found.astype(np.float64)
-    finite = np.isfinite(a)
-    if not (finite == np.isfinite(b)).all():
-        return float("inf")
-    difference = np.abs(np.where(finite, a, 0) - np.where(finite, b, 0)).max()
-    return float(difference / max(np.abs(a[finite]).max(initial=0), np.finfo(np.float32).tiny))
 
 
 def _options(each: Pass) -> dict[str, Any]:

@@ -51,6 +51,13 @@ class Masked:
         """Number of axes that lose entries."""
         return len(self.masks)
 
+    def kept(self, name: str, array: npt.NDArray[Any], run: int) -> npt.NDArray[Any] | None:
+        """The kept entries of an inner tensor; None for shape arithmetic, which the rewrite may change."""
+        axes = self.analysis.axes.get(name)
+        if axes is None or name in self.analysis.seen.values or array.dtype.kind not in "fV":
+            return None
+        return compress(array, [mask_of(axis, self.masks, run) for axis in axes])
+
 
 class _Masking:
     def __init__(self, analysis: Analysis, masks: Masks, run: int) -> None:

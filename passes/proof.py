@@ -1,0 +1,190 @@
+"""Proves a rewrite: the masked original and the rewritten model run side by side and must agree.
+
+They are compared at the outputs. Where an output cannot show anything, because it is constant, or where a
+weight of zeros hides what goes into it (heads and residual branches are often initialised so), they are also
+compared inside: at tensors of the same name, without the entries that the rewrite removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from pruneopt.errors import PruneoptError
+from pruneopt.model import Model, values
+
+if TYPE_CHECKING:
+    from pruneopt.analysis.observe import Feeds
+    from pruneopt.passes.base import Claim, Context, Session
+
+TOLERANCE = 1e-4  # float32 rounding over a deep net stays well below; a wrong rewrite is orders above
+FLOOR = 1e-3  # inner tensors smaller than that may be nothing but rounding errors of larger ones
+AT_ONCE = 8  # inner tensors held in memory together
+MOST = 64  # inner tensors compared at all, the last ones
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """How far a rewritten model is from its masked original.
+
+    Attributes:
+        max_rel_error: largest difference of an entry, as a share of its tensor's largest magnitude.
+        atoms_checked: number of axes that were masked.
+        inside_checked: number of inner tensors that were compared.
+    """
+
+    max_rel_error: float
+    atoms_checked: int
+    inside_checked: int = 0
+
+
+def prove(model: Model, claim: Claim, context: Context, tolerance: float = TOLERANCE) -> Equivalence:
+    """Run the masked originals and the rewritten model side by side.
+
+    Raises:
+        PruneoptError: they differ by more than `tolerance`. This is a bug of a rule, never of the user.
+    """
+    points = comparison_points(model.graph)
+    session = context.session(model, points, optimize=False)
+    worst, inside = 0.0, 0
+    loaded: tuple[Model, Session] | None = None
+    for run, (reference, feeds) in enumerate(claim.references()):
+        if loaded is None or loaded[0] is not reference:
+            loaded = reference, context.session(reference, points, optimize=False)
+        expected, found = loaded[1].run(feeds), session.run(feeds)
+        worst = max(worst, *(distance(expected[name], found[name]) for name in expected), 0.0)
+        if run == 0 and claim.count():
+            pair = _Pair(model, reference, feeds, claim, context)
+            silent = [name for name, value in expected.items() if _is_silent(value)]
+            inside, error = pair.behind(silent, hidden(model.graph))
+            worst = max(worst, error)
+    if not worst <= tolerance:
+        raise PruneoptError(
+            f"the rewritten model differs from the masked original by {worst:.1e} (at most {tolerance:.0e} is "
+            "allowed), so nothing was written; please report this model"
+        )
+    return Equivalence(worst, claim.count(), inside)
+
+
+SQUASHING = {"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh", "ArgMax", "ArgMin", "Round", "Cast"}
+
+
+def comparison_points(graph: gs.Graph) -> list[str]:
+    """Names of the tensors to compare: the outputs, or what goes into a squashing op that makes one.
+
+    A saturated sigmoid or an argmax would hide a wrong rewrite, and turn rounding into a flipped bit.
+    """
+    points = []
+    for tensor in graph.outputs:
+        while tensor.inputs and tensor.inputs[0].op in SQUASHING and tensor.inputs[0].inputs[0].inputs:
+            tensor = tensor.inputs[0].inputs[0]
+        points.append(tensor.name)
+    return points
+
+
+def distance(expected: Any, found: Any, floor: float = float(np.finfo(np.float32).tiny)) -> float:
+    """Largest difference as a share of the largest magnitude; of integers, the share that differs."""
+    if not isinstance(expected, np.ndarray) or not expected.size:
+        return 0.0
+    if expected.shape != found.shape:
+        return float("inf")
+    if expected.dtype.kind not in "fcV":
+        return float(np.mean(expected != found))
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    finite = np.isfinite(a)
+    if not (finite == np.isfinite(b)).all():
+        return float("inf")
+    difference = np.abs(np.where(finite, a, 0) - np.where(finite, b, 0)).max()
+    return float(difference / max(np.abs(a[finite]).max(initial=0), floor))
+
+
+def _is_silent(value: Any) -> bool:
+    """Whether a floating-point array of more than one entry has one value only."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fV" or value.size < 2:
+        return False
+    return bool(value.min() == value.max())
+
+
+# --- inside -----------------------------------------------------------------------------------------
+
+# Where an op multiplies: the inputs a factor of zeros at one of which hides the others.
+FACTORS = {
+    "BatchNormalization": (0, 1),
+    "Conv": (0, 1),
+    "ConvTranspose": (0, 1),
+    "Gemm": (0, 1),
+    "GroupNormalization": (0, 1),
+    "InstanceNormalization": (0, 1),
+    "LayerNormalization": (0, 1),
+    "MatMul": (0, 1),
+    "Mul": (0, 1),
+    "RMSNormalization": (0, 1),
+    "SimplifiedLayerNormalization": (0, 1),
+}
+
+
+def hidden(graph: gs.Graph) -> list[str]:
+    """Names of the tensors that are multiplied by constants that are all zeros, in graph order."""
+    found: dict[str, None] = {}
+    for node in graph.nodes:
+        factors = [node.inputs[slot] for slot in FACTORS.get(node.op, ()) if slot < len(node.inputs)]
+        if any(isinstance(t, gs.Constant) and _is_zero(t) for t in factors):
+            found |= {t.name: None for t in factors if t.inputs}
+    return list(found)
+
+
+def _is_zero(constant: gs.Constant) -> bool:
+    array = values(constant)
+    return array.size > 1 and not array.reshape(-1)[:1].any() and not array.any()
+
+
+class _Pair:
+    """The rewritten model and one masked original, to be compared inside."""
+
+    def __init__(self, model: Model, reference: Model, feeds: Feeds, claim: Claim, context: Context) -> None:
+        self.models = model, reference
+        self.feeds = feeds
+        self.claim = claim
+        self.context = context
+        self.producers = {t.name: node for node in model.graph.nodes for t in node.outputs if t.name}
+        self.known = {t.name for node in reference.graph.nodes for t in node.outputs}
+
+    def behind(self, silent: Sequence[str], names: Iterable[str]) -> tuple[int, float]:
+        """Compare the tensors `names`, and what goes into `silent` ones, back to where something can be seen.
+
+        Returns:
+            The number of tensors compared and the largest error.
+        """
+        seen: set[str] = set(silent)
+        queue = list(dict.fromkeys([*names, *self._sources(silent)]))[-MOST:]
+        count, worst = 0, 0.0
+        while queue and count < MOST:
+            fresh = [name for name in queue if name not in seen]
+            seen.update(fresh)
+            quiet = []
+            for name, error, is_quiet in self._compare(fresh):
+                count, worst = count + 1, max(worst, error)
+                quiet += [name] * is_quiet
+            queue = self._sources(quiet)
+        return count, worst
+
+    def _sources(self, names: Iterable[str]) -> list[str]:
+        """What the nodes that make these tensors read, as far as nodes made it."""
+        nodes = [self.producers[name] for name in names if name in self.producers]
+        return list(dict.fromkeys(t.name for node in nodes for t in node.inputs if t.name in self.producers))
+
+    def _compare(self, names: Sequence[str]) -> Iterator[tuple[str, float, bool]]:
+        """(name, error, whether it is constant) of each tensor that both models have, a few at a time."""
+        both = [name for name in names if name in self.known]
+        for at in range(0, len(both), AT_ONCE):
+            chunk = both[at : at + AT_ONCE]
+            found, expected = (self.context.session(m, chunk, optimize=False).run(self.feeds) for m in self.models)
+            for name in chunk:
+                whole = expected.pop(name)
+                left = self.claim.kept(name, whole, 0) if isinstance(whole, np.ndarray) else None
+                if left is not None:
+                    yield name, distance(left, found.pop(name), FLOOR), _is_silent(left)

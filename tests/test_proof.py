@@ -1,0 +1,78 @@
+"""The proof sees through heads and branches that are initialised with zeros."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from pruneopt.analysis.groups import find_groups
+from pruneopt.analysis.infer import analyse
+from pruneopt.backends.ort import OnnxRuntime
+from pruneopt.errors import PruneoptError
+from pruneopt.model import Model, constants
+from pruneopt.passes.base import Context, prove
+from pruneopt.passes.proof import hidden
+from pruneopt.passes.rewriting.masked import Masked
+from pruneopt.passes.rewriting.shrink import shrink
+
+PLAIN = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3] x) => (float[N, 2] y) {
+    h = MatMul (x, w) r = Relu (h) z = MatMul (r, v) y = MatMul (z, head) }"""
+BRANCH = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3] x) => (float[N, 3] y) {
+    h = MatMul (x, w) r = Relu (h) z = MatMul (r, v) s = Mul (z, scale) y = Add (x, s) }"""
+SIZES = {"w": (3, 8), "v": (8, 4), "head": (4, 2)}
+
+
+def model(text: str, **zero: tuple[int, ...]) -> Model:
+    """The model with random weights, but `zero` ones of these shapes."""
+    rng = np.random.default_rng(0)
+    proto = onnx.parser.parse_model(text)
+    arrays = {name: rng.standard_normal(size) for name, size in SIZES.items() if name not in zero}
+    arrays |= {name: np.zeros(size) for name, size in zero.items()}
+    used = {name for node in proto.graph.node for name in node.input}
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(a.astype(np.float32), name) for name, a in arrays.items() if name in used
+    )
+    return Model.from_proto(proto)
+
+
+def pruned(whole: Model) -> tuple[Model, Masked, Context]:
+    """Half of the eight hidden neurons removed."""
+    rng = np.random.default_rng(1)
+    context = Context(OnnxRuntime(), [{"x": rng.standard_normal((n, 3)).astype(np.float32)} for n in (5, 7)])
+    analysis = analyse(whole, context.observation(whole))
+    atom = next(g.atom for g in find_groups(analysis) if g.size == 8)
+    masks = {atom: np.arange(8) % 2 == 0}
+    return shrink(analysis, masks), Masked(analysis, masks), context
+
+
+def spoil(small: Model) -> None:
+    """Another half than was asked for."""
+    weight = next(c for c in constants(small.graph) if c.name == "w")
+    weight.values = weight.values[:, ::-1].copy()
+
+
+CASES = {
+    "head of zeros": model(PLAIN, head=(4, 2)),
+    "branch scaled by zeros": model(BRANCH, v=(8, 3), scale=(3,)),
+    "matrix of zeros": model(BRANCH.replace("s = Mul (z, scale) y = Add (x, s)", "y = Add (x, z)"), v=(8, 3)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_zeros_hide_is_compared_inside(name: str) -> None:
+    small, claim, context = pruned(CASES[name])
+    proof = prove(small, claim, context, 1e-5)
+    assert proof.inside_checked > 0
+    spoil(small)
+    with pytest.raises(PruneoptError, match="differs from the masked original"):
+        prove(small, claim, context, 1e-5)
+
+
+def test_where_nothing_is_hidden_outputs_are_enough() -> None:
+    small, claim, context = pruned(model(PLAIN))
+    assert hidden(small.graph) == []
+    assert prove(small, claim, context, 1e-5).inside_checked == 0
