@@ -8,7 +8,9 @@ from math import prod
 from pruneopt.analysis.axes import Axis, Size
 from pruneopt.analysis.op import Axes, Op
 from pruneopt.analysis.rules import rule
-from pruneopt.analysis.witness import Style
+from pruneopt.analysis.witness import Entry, Style
+
+Bounds = tuple[Entry, Entry]  # start and end of a piece
 
 
 @rule("Transpose")
@@ -90,7 +92,7 @@ def slice_(op: Op) -> None:
     steps = op.value("steps", 4) or [1] * len(axes)
     for dim in set(range(len(data))) - set(axes):
         op.equal(data[dim], out[dim])
-    pieces = []
+    pieces: list[Bounds | None] = []
     for i, dim in enumerate(axes):
         known = (starts[i], ends[i], steps[i]) if starts and ends else None
         pieces.append(_piece(op, data[dim], out[dim], known))
@@ -98,8 +100,8 @@ def slice_(op: Op) -> None:
         _bounds(op, starts, ends, pieces)
 
 
-def _piece(op: Op, axis: Axis, out: Axis, known: tuple[int, int, int] | None) -> tuple[Axis, Axis] | None:
-    """Relate one sliced axis; returns what is before and what is kept where the bounds follow the sizes."""
+def _piece(op: Op, axis: Axis, out: Axis, known: tuple[int, int, int] | None) -> Bounds | None:
+    """Relate one sliced axis; returns its start and end where they follow the sizes."""
     if axis.size == out.size and (known is None or known[2] == 1):
         op.equal(axis, out)
         return None
@@ -111,22 +113,20 @@ def _piece(op: Op, axis: Axis, out: Axis, known: tuple[int, int, int] | None) ->
     if step == 1:
         before, after = op.fresh(start), op.fresh(total - start - out.size[0])
         op.equal(axis, op.concat([before, out, after]))
-        return before, out
+        return (before,), (before, out)
     if step > 1 and start < step and total % step == 0:  # every s-th entry: x = (out s)
         inner = op.fresh(step)
         op.freeze([inner], f"every {step}th entry is picked")
         op.equal(axis, op.product([out, inner]))
-        return None
+        return start, (axis,)  # a start counted from the end would move
     op.freeze([axis, out], f"sliced with step {step}")
     return None
 
 
-def _bounds(op: Op, starts: list[int], ends: list[int], pieces: list[tuple[Axis, Axis] | None]) -> None:
-    """New bounds: what is left before the piece, and that plus what is left of it."""
-    op.sizes(
-        op.place("starts", 1), [s if p is None else (p[0],) for s, p in zip(starts, pieces, strict=True)]
-    )
-    op.sizes(op.place("ends", 2), [e if p is None else p for e, p in zip(ends, pieces, strict=True)])
+def _bounds(op: Op, starts: list[int], ends: list[int], pieces: list[Bounds | None]) -> None:
+    """New bounds, where they follow the sizes."""
+    op.sizes(op.place("starts", 1), [s if p is None else p[0] for s, p in zip(starts, pieces, strict=True)])
+    op.sizes(op.place("ends", 2), [e if p is None else p[1] for e, p in zip(ends, pieces, strict=True)])
 
 
 @rule("Pad")
