@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from pruneopt.analysis.explain import Inspection
+    from pruneopt.analysis.observe import Observer, Run
     from pruneopt.passes.base import Context, Pass
     from pruneopt.report import Report, Result
 
     Batches = str | Iterable[Mapping[str, np.ndarray[Any, Any]]]
+
+
+MOST_TIMED = 1 << 30  # bytes of weights: two larger models side by side would fill memory; `compare` times them
 
 
 def load(path: str | Path) -> Model:
@@ -37,7 +41,7 @@ def prune(
     keep: Sequence[str] = (),
     threads: int = 1,
     seed: int = 0,
-    timed: bool = True,
+    timed: bool | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Result:
     """Remove what a budget asks for, and prove that the rewrite is right.
@@ -53,7 +57,7 @@ def prune(
         keep: glob patterns of tensors or nodes that must not change.
         threads: threads of the runtime.
         seed: seed of everything random.
-        timed: also measure the latency of both models, in turns.
+        timed: also measure the latency of both models, in turns; by default where weights are below 1 GB.
         progress: told what happens, a line at a time.
 
     Raises:
@@ -122,24 +126,47 @@ def make_context(
     progress: Callable[[str], None] = lambda text: None,
 ) -> Context:
     """What passes need to run on `model`: the ONNX Runtime backend, and inputs of two sizes that work."""
+    from pruneopt.analysis.observe import derived_tensors, observation
     from pruneopt.backends.ort import OnnxRuntime
     from pruneopt.frontends.calibration import load_calibration, working_feeds
-    from pruneopt.frontends.widen import has_halves, widen, widen_feeds
     from pruneopt.passes.base import Context
 
-    backend = OnnxRuntime()
     progress("load")
-    wide = has_halves(model)
-    session = backend.session(widen(model) if wide else model, threads=threads, optimize=False)
-    feeds = working_feeds(model, lambda batch: session.accepts(widen_feeds(batch) if wide else batch), seed)
     batches = load_calibration(calib, model) if isinstance(calib, str) else list(calib or ())
-    return Context(backend, feeds, batches, tuple(keep), seed, threads, progress, original=model)
+    backend, derived = OnnxRuntime(), derived_tensors(model.graph)
+    trial = _Trial(model, backend.observer(_runnable(model), derived))
+    feeds = working_feeds(model, trial.works, seed)
+    context = Context(backend, feeds, batches, tuple(keep), seed, threads, progress, original=model)
+    context.seen(model, observation(model, [trial.runs[id(batch)] for batch in feeds], feeds, derived))
+    return context
 
 
-def _report(before: Model, after: Model, context: Context, passes: list[dict[str, Any]], timed: bool) -> Report:
+def _runnable(model: Model) -> Model:
+    from pruneopt.frontends.widen import has_halves, widen
+
+    return widen(model) if has_halves(model) else model
+
+
+class _Trial:
+    """Tries feeds on a model and remembers what was observed: the runs that work need not be repeated."""
+
+    def __init__(self, model: Model, observer: Observer) -> None:
+        self.outputs = [t.name for t in model.outputs]
+        self.observer = observer
+        self.runs: dict[int, Run] = {}
+
+    def works(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> bool:
+        """Whether the model runs and no output is empty."""
+        from pruneopt.frontends.widen import widen_feeds
+
+        shapes, values = self.runs[id(feeds)] = self.observer.run(widen_feeds(feeds))
+        return all(0 not in shapes.get(name, ()) for name in self.outputs)
+
+
+def _report(before: Model, after: Model, context: Context, passes: list[dict[str, Any]], timed: bool | None) -> Report:
     report: Report = {"input": _figures(before, context), "output": _figures(after, context)}
     report["measured_at"] = {name: list(array.shape) for name, array in context.feeds[-1].items()}
-    if timed:
+    if timed or (timed is None and report["input"]["bytes"] <= MOST_TIMED):
         context.progress("time")
         report |= _latency(before, after, context, report)
     proofs = [p["equivalence"] for p in passes if "equivalence" in p]

@@ -9,13 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.cost import stored_cost
 from pruneopt.analysis.infer import Analysis, ConstantUse
 from pruneopt.analysis.masks import Masks, mask_of, touched
 from pruneopt.analysis.witness import Witness, axes_of
+from pruneopt.frontends.mapped import release, spill
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.witnesses import WitnessWriter
 
+LARGE_MODEL = 1 << 30  # bytes of weights from which on sliced ones go to disk
 Nodes = Mapping[int, gs.Node]
 Array = npt.NDArray[Any]
 
@@ -30,7 +33,7 @@ def shrink(analysis: Analysis, masks: Masks) -> Model:
     model = analysis.model.copy()
     nodes = twins(analysis.model, model)
     names = Names(model.graph)
-    cut = _Cutter(masks, names)
+    cut = _Cutter(masks, names, spills=stored_cost(model)[1] > LARGE_MODEL)
     for use in analysis.uses:
         if any(touched(axis, masks) for axis in use.axes):
             nodes[id(use.node)].inputs[use.slot] = cut.constant(use)
@@ -76,8 +79,9 @@ def tidy(model: Model) -> Model:
 class _Cutter:
     """Sliced constants: one per constant and cut, shared by all uses that agree, cloned where they differ."""
 
-    def __init__(self, masks: Masks, names: Names) -> None:
+    def __init__(self, masks: Masks, names: Names, spills: bool) -> None:
         self.masks = masks
+        self.spills = spills
         self.names = names
         self._made: dict[tuple[object, ...], gs.Constant] = {}
         self._origin: dict[str, list[gs.Constant]] = {}
@@ -87,7 +91,10 @@ class _Cutter:
         key = (id(use.constant), *(keep.tobytes() for keep in keeps))
         if key not in self._made:
             name = use.constant.name
-            made = gs.Constant(self.names.new(f"{name}_kept"), compress(values(use.constant), keeps))
+            small = compress(values(use.constant), keeps)
+            if self.spills:
+                release([values(use.constant)])
+            made = gs.Constant(self.names.new(f"{name}_kept"), spill(small) if self.spills else small)
             self._made[key] = made
             self._origin.setdefault(name, []).append(made)
         return self._made[key]

@@ -23,10 +23,13 @@ Feeds = Mapping[str, Array]
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 
 
+Run = tuple[dict[str, tuple[int, ...]], dict[str, Array]]  # shapes of all tensors, values of the watched
+
+
 class Observer(Protocol):
     """A loaded model that tells what its tensors look like."""
 
-    def run(self, feeds: Feeds) -> tuple[dict[str, tuple[int, ...]], dict[str, Array]]:
+    def run(self, feeds: Feeds) -> Run:
         """Shapes of every tensor, and values of those it was made to watch, in one run."""
 
 
@@ -60,7 +63,11 @@ def observe(model: Model, observer: Observer, feeds: Sequence[Feeds], watched: s
 
     Tensors whose rank differs between runs are left out.
     """
-    observed = [observer.run(batch) for batch in feeds]
+    return observation(model, [observer.run(batch) for batch in feeds], feeds, watched)
+
+
+def observation(model: Model, observed: Sequence[Run], feeds: Sequence[Feeds], watched: set[str]) -> Observation:
+    """What `observe` makes of runs that were made before."""
     shapes = {
         name: tuple(zip(*(shapes[name] for shapes, _ in observed), strict=True))
         for name, shape in observed[0][0].items()
