@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.cost import stored_cost
 from pruneopt.analysis.infer import Analysis, ConstantUse
-from pruneopt.analysis.masks import Masks, mask_of, touched
+from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
+from pruneopt.analysis.observe import Observation, derived_tensors
 from pruneopt.analysis.witness import Witness, axes_of
 from pruneopt.frontends.mapped import release, spill
 from pruneopt.model import Model, values
@@ -43,6 +44,18 @@ def shrink(analysis: Analysis, masks: Masks) -> Model:
             writer.write(witness, nodes[id(witness.node)])
     cut.restore_names(model.graph)
     return tidy(model)
+
+
+def shrunk_observation(analysis: Analysis, masks: Masks, small: Model) -> Observation | None:
+    """What the tensors of `small = shrink(analysis, masks)` look like; None where values would have to be measured."""
+    if derived_tensors(small.graph):
+        return None
+    seen = analysis.seen
+    kept = {atom: int(mask.sum()) for atom, mask in masks.items()}
+    shapes = dict(seen.shapes)
+    for name, axes in analysis.axes.items():
+        shapes[name] = tuple(tuple(size_of(a, kept, run) for run in range(seen.runs)) for a in axes)
+    return Observation(seen.runs, shapes, feeds=seen.feeds)
 
 
 def _is_stale(analysis: Analysis, masks: Masks, witness: Witness) -> bool:
