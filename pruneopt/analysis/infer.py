@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Clash, Reason, freeze, is_frozen, unify
-from pruneopt.analysis.observe import Observation
+from pruneopt.analysis.observe import Observation, derived_tensors
 from pruneopt.analysis.op import Axes, Op, Use
 from pruneopt.analysis.rules import find_rule
 from pruneopt.analysis.witness import Witness
@@ -74,6 +74,7 @@ class _Inference:
         self.seen = seen
         self.keep = keep
         self.free_ends = free_ends
+        self.weights: set[str] = set()
         self.result = Analysis(model, seen)
         self.opsets = {domain: model.opset(domain) for domain in {n.domain or "" for n in model.graph.nodes}}
 
@@ -88,6 +89,7 @@ class _Inference:
         for tensor in _captured(graph):
             self._freeze(self._variable(tensor), f"'{tensor.name}' is used inside a control-flow body")
         self._keep_named()
+        self._follow_weights()
         self._tie()
         return self.result
 
@@ -110,6 +112,7 @@ class _Inference:
         result.statistics += op.statistics
         result.witnesses += op.witnesses
         result.macs += [(op.node, axes) for axes in op.macs]
+        self.weights.update(op.node.inputs[slot].name for slot in op.weights)
         for slot, tensor in enumerate(op.node.inputs):
             axes = op.inputs[slot]
             if isinstance(tensor, gs.Constant) and axes is not None:
@@ -148,6 +151,20 @@ class _Inference:
         for use in self.result.uses:
             yield use.constant.name, use.axes
             yield use.node.name, use.axes
+
+    def _follow_weights(self) -> None:
+        """What a weight is computed from (dequantised, scaled, transposed) is a weight, too."""
+        computed = derived_tensors(self.result.model.graph)
+        sources: set[int] = set()
+        for node in reversed(self.result.model.graph.nodes):
+            if any(t.name in self.weights for t in node.outputs) and all(
+                t.name in computed for t in node.outputs
+            ):
+                sources.add(id(node))
+                self.weights.update(t.name for t in node.inputs)
+        self.result.uses = [
+            replace(use, weight=True) if id(use.node) in sources else use for use in self.result.uses
+        ]
 
     def _tie(self) -> None:
         """A weight used twice keeps one copy: its uses shrink together."""

@@ -82,7 +82,7 @@ def fused_matmul(op: Op) -> None:
 
 @rule("MatMulNBits", domain=MS)
 def matmul_n_bits(op: Op) -> None:
-    """`... (j block), n j blob, n j, n j, , n -> ... n`; packed zero points tie two blocks together."""
+    """`... (j block), n j blob, n j, n j, , n -> ... n`; packed zero points tie blocks together."""
     data, packed, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
     inner, columns = data[-1], packed[0]
     op.equal_all(data[:-1], out[:-1])
@@ -116,8 +116,12 @@ def _per_block(op: Op, term: Axes | None, columns: Axis, blocks: Axis) -> None:
         op.equal_all(term, [columns, blocks])
     elif len(term) == 1 and term[0].size == whole.size:
         op.equal(term[0], whole)
-    else:
-        op.freeze([blocks], "two blocks share a byte")
-        rest = op.fresh(op.product(term).size[0] // columns.size[0])
-        op.freeze([rest], "two blocks share a byte")
-        op.equal(op.product(term), op.product([columns, rest]))
+    else:  # blocks = (bytes n) where n of them share a byte, if all bytes are full
+        each = op.fresh(op.product(term).size[0] // columns.size[0])
+        op.equal(op.product(term), op.product([columns, each]))
+        shared = op.fresh(blocks.size[0] // max(each.size[0], 1))
+        op.freeze([shared], "blocks share a byte")
+        if op.product([each, shared]).size == blocks.size:
+            op.equal(blocks, op.product([each, shared]))
+        else:
+            op.freeze([blocks, each], "blocks share a byte")

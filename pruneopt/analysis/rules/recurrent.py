@@ -24,3 +24,19 @@ def recurrent(op: Op) -> None:
     gate = op.fresh(gates)
     op.count_macs(names["s"], names["b"], names["d"], gate, names["h"], names["i"])
     op.count_macs(names["s"], names["b"], names["d"], gate, names["h"], names["h"])
+
+
+@rule("DynamicQuantizeLSTM", domain="com.microsoft")
+def quantised_lstm(op: Op) -> None:
+    """As LSTM with the weights transposed; data and state are quantised while running."""
+    scales = ", d (4 h)" if len(op.input(8) or []) == 2 else ", d"
+    text = f"s b i, d i (4 h), d h (4 h), d (8 h), n, d b h, d b h, d (3 h){scales * 4}"
+    names = op.relate(f"{text} -> s d b h, d b h, d b h")
+    op.freeze([names["d"], names["s"]], "the directions and steps of a recurrent layer")
+    op.statistic(0, 2, "the quantisation scale is taken over it")
+    op.statistic(2, 1, "the quantisation scale is taken over it")
+    op.weights |= {1, 2}
+    op.sizes("hidden_size", [names["h"]], scalar=True)
+    gates = op.fresh(4)
+    op.count_macs(names["s"], names["b"], names["d"], gates, names["h"], names["i"])
+    op.count_macs(names["s"], names["b"], names["d"], gates, names["h"], names["h"])

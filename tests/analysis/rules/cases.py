@@ -451,6 +451,24 @@ FUSED = [
 ]
 QUANTISED = [
     case(
+        "DynamicQuantizeLSTM",
+        x(3, 2, 4),
+        q(1, 4, 24, constant=True),
+        q(1, 6, 24, constant=True),
+        w(1, 48),
+        None,
+        None,
+        None,
+        None,
+        positive(1, 24),
+        c([[7] * 24], np.uint8),
+        positive(1, 24),
+        c([[9] * 24], np.uint8),
+        domain=MS,
+        hidden_size=6,
+        outputs=3,
+    ),
+    case(
         "MatMulIntegerToFloat",
         q(4, 6),
         q(6, 8, constant=True),
