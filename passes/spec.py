@@ -10,11 +10,12 @@ from typing import Any
 
 from pruneopt.errors import UsageError
 from pruneopt.passes.base import Pass
+from pruneopt.passes.repair import Repair
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.verify import Verify
 from pruneopt.passes.width import Width
 
-PASSES: dict[str, type[Any]] = {"simplify": Simplify, "width": Width, "verify": Verify}
+PASSES: dict[str, type[Any]] = {"simplify": Simplify, "width": Width, "repair": Repair, "verify": Verify}
 ITEM = re.compile(r"\s*([a-z_]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")
 
 

@@ -19,10 +19,13 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
 from pruneopt.passes.criteria import find_criterion
+from pruneopt.passes.planning.measured import plan
 from pruneopt.passes.planning.tally import Limit
 from pruneopt.passes.planning.uniform import leaders, share, within
 from pruneopt.passes.rewriting.masked import Masked
-from pruneopt.passes.rewriting.shrink import shrink
+from pruneopt.passes.rewriting.shrink import shrink, shrunk_observation
+from pruneopt.passes.statistics.evidence import Evidence, gather
+from pruneopt.passes.statistics.stream import hold_out, split_batches
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Width:
         macs: share of the multiply-accumulates to keep at most.
         params: share of the parameters to keep at most.
         bytes: share of the weights' bytes to keep at most.
-        criterion: name of the score (`passes.criteria`).
+        criterion: name of the score (`passes.criteria`); without one, `obs` where there is calibration data, else `l2`.
+        plan: `measured` (least damage by calibration data) or `uniform`; by default what the criterion calls for.
         coupled: also groups under a norm or another statistic, where removal is approximate.
         align: weight widths stay multiples of this, as far as groups are large enough.
         floor: share of each group that is kept in any case.
@@ -45,7 +49,8 @@ class Width:
     macs: float | None = None
     params: float | None = None
     bytes: float | None = None
-    criterion: str = "l2"
+    criterion: str | None = None
+    plan: str | None = None
     coupled: bool = False
     align: int = 8
     floor: float = 0.1
@@ -56,6 +61,8 @@ class Width:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise UsageError(f"width: {name}={value:g} is not in (0, 1]; it is the share to keep")
+        if self.plan not in (None, "measured", "uniform"):
+            raise UsageError(f"width: there is no plan '{self.plan}'; choose measured or uniform")
         if self.align < 1:
             raise UsageError(f"width: align={self.align} is not a positive number")
         if self.ratio is None and not self.budgets:
@@ -70,10 +77,21 @@ class Width:
         """Analyse, plan, select and rewrite."""
         analysis = analyse(model, context.observation(model), context.keep)
         groups = [g for g in find_groups(analysis) if self._wants(g)]
-        kept = self._plan(analysis, groups)
-        masks = self._select(groups, kept, context.seed)
+        evidence = self._evidence(analysis, groups, context)
+        kept = self._kept(analysis, groups, evidence, context)
+        masks = self._select(groups, kept, evidence)
         small = shrink(analysis, masks)
+        looks = shrunk_observation(analysis, masks, small)
+        if looks is not None:
+            context.seen(small, looks)
         return Outcome(small, {"groups": _entries(groups, masks)}, Masked(analysis, masks))
+
+    def _evidence(self, analysis: Analysis, groups: Sequence[Group], context: Context) -> Evidence:
+        if not context.calibration:
+            return Evidence(analysis, context.seed)
+        context.progress("statistics")
+        fit, _ = hold_out(split_batches(context.calibration))
+        return gather(analysis, [g.atom for g in groups], context, fit)
 
     def _wants(self, group: Group) -> bool:
         if group.coupled and not self.coupled:
@@ -81,19 +99,29 @@ class Width:
         names = (group.name, *(t.use.constant.name for t in group.touches))
         return any(fnmatchcase(name, self.only) for name in names)
 
-    def _plan(self, analysis: Analysis, groups: Sequence[Group]) -> dict[Axis, int]:
+    def _kept(
+        self, analysis: Analysis, groups: Sequence[Group], evidence: Evidence, context: Context
+    ) -> dict[Axis, int]:
         if self.ratio is not None:
             return share(leaders(groups), self.ratio, self.align, self.floor)
+        measured = self.plan == "measured" or (self.plan is None and self._score(evidence) == "obs")
+        budgets = limits(analysis, self.budgets)
         try:
-            return within(groups, limits(analysis, self.budgets), self.align, self.floor)
+            if measured:
+                fit, _ = hold_out(split_batches(context.calibration))
+                return plan(groups, budgets, evidence, context, fit, self.align, self.floor)
+            return within(groups, budgets, self.align, self.floor)
         except PruneoptError as error:
             raise PruneoptError(str(error), **error.details, frozen=inspect_analysis(analysis).frozen()) from None
 
-    def _select(self, groups: Sequence[Group], kept: dict[Axis, int], seed: int) -> dict[Axis, Mask]:
-        score = find_criterion(self.criterion)
+    def _select(self, groups: Sequence[Group], kept: dict[Axis, int], evidence: Evidence) -> dict[Axis, Mask]:
+        score = find_criterion(self._score(evidence))
         return {
-            g.atom: best(score(g, seed), kept[g.atom]) for g in groups if kept.get(g.atom, g.size) < g.size
+            g.atom: best(score(g, evidence), kept[g.atom]) for g in groups if kept.get(g.atom, g.size) < g.size
         }
+
+    def _score(self, evidence: Evidence) -> str:
+        return self.criterion or ("obs" if evidence.moments else "l2")
 
 
 def limits(analysis: Analysis, budgets: dict[str, float]) -> list[Limit]:

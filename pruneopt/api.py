@@ -82,6 +82,7 @@ def prune(
 def _passes(
     macs: float | None, params: float | None, bytes: float | None, tolerance: float | None, passes: Sequence[Pass] | None
 ) -> Sequence[Pass]:
+    from pruneopt.passes.repair import Repair
     from pruneopt.passes.tolerance import Tolerance
     from pruneopt.passes.width import Width
 
@@ -91,7 +92,7 @@ def _passes(
     if passes is not None:
         return passes
     if budgets:
-        return (Width(**budgets),)
+        return (Width(**budgets), Repair())
     return (Tolerance(0.01 if tolerance is None else tolerance),)
 
 

@@ -1,6 +1,6 @@
 """Criteria: how much each entry of a group is worth. One file each, found by name.
 
-A criterion is a function `(group) -> scores`, shape [group size], larger is more worth keeping.
+A criterion is a function `(group, evidence) -> scores`, shape [group size], larger is more worth keeping.
 """
 
 from __future__ import annotations
@@ -13,13 +13,28 @@ import numpy.typing as npt
 
 from pruneopt.analysis.groups import Group
 from pruneopt.errors import UsageError
+from pruneopt.passes.criteria.bn_scale import bn_scale
+from pruneopt.passes.criteria.flap import flap
+from pruneopt.passes.criteria.fpgm import fpgm
 from pruneopt.passes.criteria.magnitude import magnitude_l1, magnitude_l2
+from pruneopt.passes.criteria.obs import obs
 from pruneopt.passes.criteria.random import random_scores
+from pruneopt.passes.criteria.wanda import wanda
+from pruneopt.passes.statistics.evidence import Evidence
 
 Scores = npt.NDArray[np.float64]
-Criterion = Callable[[Group, int], Scores]
+Criterion = Callable[[Group, Evidence], Scores]
 
-CRITERIA: dict[str, Criterion] = {"l1": magnitude_l1, "l2": magnitude_l2, "random": random_scores}
+CRITERIA: dict[str, Criterion] = {
+    "l1": magnitude_l1,
+    "l2": magnitude_l2,
+    "bn-scale": bn_scale,
+    "fpgm": fpgm,
+    "wanda": wanda,
+    "flap": flap,
+    "obs": obs,
+    "random": random_scores,
+}
 
 
 def find_criterion(name: str) -> Criterion:

@@ -9,16 +9,17 @@ from pruneopt.analysis.cost import is_weight
 from pruneopt.analysis.groups import Group, Touch
 from pruneopt.analysis.masks import pull_back
 from pruneopt.model import values
+from pruneopt.passes.statistics.evidence import Evidence
 
 Scores = npt.NDArray[np.float64]
 
 
-def magnitude_l2(group: Group, seed: int = 0) -> Scores:
+def magnitude_l2(group: Group, evidence: Evidence | None = None) -> Scores:
     """sqrt of the summed squares over all weights of the group, each weight scaled to mean 1. Shape [size]."""
     return _magnitude(group, 2)
 
 
-def magnitude_l1(group: Group, seed: int = 0) -> Scores:
+def magnitude_l1(group: Group, evidence: Evidence | None = None) -> Scores:
     """Summed magnitudes over all weights of the group, each weight scaled to mean 1. Shape [size]."""
     return _magnitude(group, 1)
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group, alignment
-from pruneopt.errors import PruneoptError
-from pruneopt.passes.planning.tally import Limit, Tally
+from pruneopt.passes.planning.tally import Limit, Tally, unmet
 
 Kept = dict[Axis, int]
 STEPS = 64  # shares tried between the floor and 1
@@ -48,13 +47,7 @@ def within(groups: Sequence[Group], limits: Sequence[Limit], align: int, floor: 
         tallies = [Tally(limit) for limit in limits]
         if _fits(tallies, share(candidates, 0.0, align, floor)):
             return _top_up(candidates, _largest(candidates, tallies, align, floor), tallies, align)
-    least = {t.limit.name: t.total / t.limit.whole for t in tallies if t.total > t.limit.most}
-    words = " and ".join(f"{name} cannot go below {share:.3f} of the input's" for name, share in least.items())
-    raise PruneoptError(
-        f"the budget cannot be met: {words} with every group at its floor; see 'pruneopt inspect' for what is frozen, "
-        "or allow groups under a norm with --passes 'width{...,coupled=true}'",
-        least=least,
-    )
+    raise unmet(tallies)
 
 
 def _fits(tallies: Sequence[Tally], kept: Kept) -> bool:

@@ -1,0 +1,1 @@
+"""Accuracy after pruning: real models, real data, calibration and evaluation apart (`python -m benchmarks.accuracy`)."""

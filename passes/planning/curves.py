@@ -1,0 +1,111 @@
+"""Error curves: what it costs the consumers of a group when the group loses entries and they are refitted.
+
+Structured optimal brain surgeon (Hassibi & Stork 1992; ZipLM 2023; SlimGPT 2024): with the features' second
+moments A, H = A + L and weights W, removing the features g and refitting the others raises the output's squared
+error by tr(W_g (H^-1_gg)^-1 W_g^T). The least harmful entries go first; W and H^-1 follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pruneopt.analysis.groups import Group
+from pruneopt.passes.statistics.evidence import Evidence, View
+from pruneopt.passes.statistics.leastsquares import ridge
+
+Array = npt.NDArray[Any]
+STEPS = 64  # entries go in about this many lots
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The order in which entries go, and the error when the first k are gone.
+
+    Attributes:
+        order: entries, least harmful first; shape [size].
+        error: shares of the consumers' output variance, summed over consumers; shape [size + 1], error[0] = 0.
+    """
+
+    order: npt.NDArray[np.int64]
+    error: Array
+
+
+def curve_of(group: Group, evidence: Evidence) -> Curve | None:
+    """The curve of a group, worked out once; None where no consumer can be refitted."""
+    if group not in evidence.curves:
+        views = evidence.views(group)
+        evidence.curves[group] = eliminate(views, group.size) if views else None
+    known: Curve | None = evidence.curves[group]
+    return known
+
+
+def eliminate(views: Sequence[View], size: int) -> Curve:
+    """Remove entries in lots until one is left; consumers count by the inverse of their output's variance."""
+    states = [_State(view, size) for view in views]
+    alive = np.arange(size)
+    order: list[int] = []
+    error = np.zeros(size + 1)
+    lot = max(1, size // STEPS)
+    while len(alive) > 1:
+        harm = sum(state.harm() for state in states)
+        count = min(lot, len(alive) - 1)
+        gone = np.argsort(harm, kind="stable")[:count]
+        rise = sum(state.remove(gone) for state in states)
+        done = len(order)
+        error[done + 1 : done + count + 1] = error[done] + rise * np.arange(1, count + 1) / count
+        order += alive[gone].tolist()
+        alive = np.delete(alive, gone)
+    error[size] = max(float(len(views)), error[size - 1])  # nothing is left of any output
+    return Curve(np.array([*order, *alive]), error)
+
+
+class _State:
+    """One consumer's weights and inverse moments while entries go; features are sorted by entry."""
+
+    def __init__(self, view: View, size: int) -> None:
+        covariance = view.moments.covariance
+        conv = view.consumer.node.op == "Conv"
+        added = ridge(covariance, 1e-3 if conv else 0.05, own=not conv)
+        inside = np.flatnonzero(view.entries >= 0)
+        sort = inside[np.argsort(view.entries[inside], kind="stable")]
+        self.width = len(sort) // size  # features per entry
+        rest = np.flatnonzero(view.entries < 0)
+        self.order = np.concatenate([sort, rest])
+        scaled = view.weight * np.sqrt(view.importance / view.variance)[:, :, None]
+        self.weight = scaled[:, :, self.order]
+        diagonal = np.arange(covariance.shape[1])
+        covariance[:, diagonal, diagonal] += added
+        self.inverse = np.linalg.inv(covariance)[:, self.order[:, None], self.order]
+        self.entries = size
+
+    def harm(self) -> Array:
+        """The rise in error of removing each entry alone, shape [entries left]."""
+        g, o, _ = self.weight.shape
+        n, w = self.entries, self.width
+        weight = self.weight[:, :, : n * w].reshape(g, o, n, w)
+        blocks = self.inverse[:, : n * w, : n * w].reshape(g, n, w, n, w)
+        each = np.arange(n)
+        inner = blocks[:, each, :, each, :].swapaxes(0, 1)  # [groups, entries, width, width]
+        square = np.einsum("gonw,gonv->gnwv", weight, weight, optimize=True)
+        if w == 1:
+            return np.asarray((square / inner)[:, :, 0, 0].sum(0))
+        return np.asarray(np.trace(np.linalg.solve(inner, square), axis1=2, axis2=3).sum(0))
+
+    def remove(self, gone: Array) -> float:
+        """Remove entries, by their places among those left; returns the rise in error."""
+        features = (gone[:, None] * self.width + np.arange(self.width)).reshape(-1)
+        stay = np.delete(np.arange(self.inverse.shape[1]), features)
+        cut = self.inverse[:, features[:, None], features]
+        weight = self.weight[:, :, features]
+        share = np.linalg.solve(cut, weight.swapaxes(1, 2)).swapaxes(1, 2)  # W_g (H^-1_gg)^-1
+        rise = float((share * weight).sum())
+        across = self.inverse[:, features[:, None], stay]
+        self.weight = self.weight[:, :, stay] - share @ across
+        self.inverse = self.inverse[:, stay[:, None], stay] - across.swapaxes(1, 2) @ np.linalg.solve(cut, across)
+        self.entries -= len(gone)
+        return rise

@@ -1,0 +1,84 @@
+"""Changes no shape: refits what is left after a removal, layer by layer, from calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pruneopt.analysis.masks import mask_of
+from pruneopt.errors import UsageError
+from pruneopt.model import Model
+from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.rewriting.masked import Masked
+from pruneopt.passes.rewriting.shrink import compress
+from pruneopt.passes.rewriting.weights import set_bias, set_weight
+from pruneopt.passes.sequence import Refit, Settings, refit_all
+from pruneopt.passes.statistics.consumers import Consumer
+from pruneopt.passes.statistics.stream import hold_out, split_batches
+from pruneopt.passes.verify import fidelity
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Refit every consumer of a pruned axis in closed form, and keep the best of the ways on held-out data.
+
+    The ways are: nothing; biases that make up for the mean of what went; least squares towards what the
+    layer would have made of its whole input; least squares towards the original's residual stream.
+
+    Attributes:
+        ridge: pull towards the original weights, as a share of each feature's variance.
+        conv_ridge: the same for convolutions, as a share of the mean variance.
+        samples: rows per layer to fit on, at most; at least eight per feature.
+        ways: which to try, of `bias`, `self` and `stream`, joined by `+`.
+    """
+
+    ridge: float = 0.05
+    conv_ridge: float = 1e-3
+    samples: int = 20_000
+    ways: str = "bias+self+stream"
+
+    def __post_init__(self) -> None:
+        for name in ("ridge", "conv_ridge"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"repair: {name}={getattr(self, name):g} is not positive")
+        if unknown := set(self.ways.split("+")) - {"bias", "self", "stream"}:
+            raise UsageError(f"repair: there is no way '{min(unknown)}'; choose from bias, self, stream")
+
+    def run(self, model: Model, context: Context) -> Outcome:
+        """The best repaired model, or the model as it is where there is nothing to repair or no data."""
+        claim = context.claim
+        if not isinstance(claim, Masked) or not claim.masks:
+            return Outcome(model, {"way": "none", "why": "nothing was removed"})
+        if not context.calibration:
+            return Outcome(model, {"way": "none", "why": "there is no calibration data"})
+        batches = split_batches(context.calibration)
+        _, held = hold_out(batches)
+        found = {"none": model}
+        for way in self.ways.split("+"):
+            context.progress(f"repair ({way})")
+            settings = Settings(way, self.ridge, self.conv_ridge, self.samples)
+            found[way] = apply(model, claim, refit_all(claim, context, batches, settings))
+        distances = {way: _distance(context, claim.analysis.model, each, held) for way, each in found.items()}
+        best = min(distances, key=lambda way: distances[way])
+        context.same_tensors(found[best], model) if best == "none" else None
+        return Outcome(found[best], {"way": best, "distances": distances})
+
+
+def apply(model: Model, claim: Masked, refits: Sequence[tuple[Consumer, Refit]]) -> Model:
+    """A copy of the pruned `model` with new weights, which come at full size and are cut by the claim's masks."""
+    made = model.copy()
+    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
+    for consumer, refit in refits:
+        node = nodes[consumer.name]
+        keeps = [mask_of(axis, claim.masks) for axis in consumer.use.axes]
+        set_weight(made, node, compress(consumer.stored(refit.weight), keeps))
+        set_bias(made, node, refit.bias[mask_of(consumer.output_axis, claim.masks)])
+    return made
+
+
+def _distance(context: Context, original: Model, model: Model, batches: Sequence[Any]) -> float:
+    moved = fidelity(context, original, model, batches)
+    return float(np.mean([m["rel_l2"] ** 2 for m in moved.values()])) if moved else 0.0

@@ -1,0 +1,183 @@
+"""Refits the layers of a pruned model in order, each on the inputs that the layers before it now make.
+
+The pruned model runs as the masked original: a removed feature is there, unused, so that a layer's own
+output with all features is the target of its refit without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.masks import mask_of, touched
+from pruneopt.analysis.observe import Feeds
+from pruneopt.passes.base import Context
+from pruneopt.passes.rewriting.masked import Masked
+from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
+from pruneopt.passes.statistics.consumers import Consumer, find_consumers
+from pruneopt.passes.statistics.leastsquares import refit, ridge
+from pruneopt.passes.statistics.moments import Moments
+from pruneopt.passes.statistics.rows import Sampler
+from pruneopt.passes.statistics.stream import Stream
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to refit: the way (`bias`, `self` or `stream`), the ridges, and the number of rows."""
+
+    way: str
+    ridge: float
+    conv_ridge: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Refit:
+    """New values of a consumer at full size: weight [groups, outputs, features] and bias [outputs]."""
+
+    weight: Array
+    bias: Array
+
+
+@dataclass(frozen=True)
+class Junction:
+    """Where a layer writes: `total` is the layer's biased output, plus `skip` where there is one."""
+
+    total: str
+    skip: str | None
+
+
+def refit_all(
+    claim: Masked, context: Context, batches: Sequence[Feeds], settings: Settings
+) -> list[tuple[Consumer, Refit]]:
+    """Refit every consumer that lost features, and in the way `stream` all that write to a residual stream."""
+    return list(_Sequence(claim, context, batches, settings).run())
+
+
+class _Sequence:
+    def __init__(self, claim: Masked, context: Context, batches: Sequence[Feeds], settings: Settings) -> None:
+        self.claim = claim
+        self.settings = settings
+        self.context = context
+        self.count = len(batches)
+        masked, _ = list(claim.references())[-1]
+        self.pruned = Stream(masked, context, batches)
+        self.dense = Stream(claim.analysis.model, context, batches) if settings.way == "stream" else None
+        self.nodes = {t.name: node for node in self.pruned.model.graph.nodes for t in node.outputs}
+        self.waiting = {c.name: c for c in find_consumers(claim.analysis) if not c.shared}
+
+    def run(self) -> Iterator[tuple[Consumer, Refit]]:
+        for consumer in list(self.waiting.values()):
+            lossy = touched(consumer.input_axis, self.claim.masks)
+            junction = self._junction(consumer) if self.dense is not None else None
+            if lossy or junction is not None:
+                found = self._fit(consumer, junction)
+                self._install(consumer, found)
+                yield consumer, found
+            del self.waiting[consumer.name]
+
+    def _install(self, consumer: Consumer, found: Refit) -> None:
+        """The masked model goes on with the new weight."""
+        node = self.nodes[consumer.name]
+        model = self.pruned.model
+        set_weight(model, node, consumer.stored(found.weight).astype(node.inputs[1].dtype))
+        added = set_bias(model, node, found.bias)
+        if added is not None:
+            self.pruned.wait_for(added)
+
+    def _fit(self, consumer: Consumer, junction: Junction | None) -> Refit:
+        keep = np.repeat(mask_of(consumer.input_axis, self.claim.masks), consumer.window)
+        fit, held = self._moments(consumer, junction)
+        bias = bias_of(self.nodes[consumer.name])
+        if bias is None:
+            bias = np.zeros(consumer.matrix.shape[0] * consumer.matrix.shape[1])
+        own = self._towards_self(consumer, fit, keep, bias)
+        if junction is None:
+            return own
+        other = self._towards_stream(consumer, fit, keep)
+        return min((own, other), key=lambda found: _error(found, held))
+
+    def _moments(self, consumer: Consumer, junction: Junction | None) -> tuple[Moments, Moments]:
+        """Moments of the consumer's input, and of its target where it has one: to fit on, and held out."""
+        most = max(self.settings.samples, 8 * consumer.matrix.shape[2])
+        sampler = Sampler(consumer, most, self.count, self.context.seed)
+        fit, held = Moments(), Moments()
+        targets = self._targets(junction)
+        for i, (data,) in enumerate(self.pruned.reach(consumer.data)):
+            wanted = None if targets is None else sampler.targets(i, targets[i])
+            side = held if i % 5 == 4 or self.count == 1 else fit
+            side.add(sampler.rows(i, data), wanted)
+        return (fit if fit.count else held), (held if held.count else fit)
+
+    def _targets(self, junction: Junction | None) -> list[Array] | None:
+        if junction is None or self.dense is None:
+            return None
+        totals = [total for (total,) in self.dense.reach(junction.total)]
+        if junction.skip is None:
+            return totals
+        return [t - s for t, (s,) in zip(totals, self.pruned.reach(junction.skip), strict=True)]
+
+    def _towards_self(self, consumer: Consumer, fit: Moments, keep: Array, bias: Array) -> Refit:
+        weight, mean = consumer.matrix, fit.mean
+        if keep.all():
+            return Refit(weight, bias)
+        kept = weight * keep
+        if self.settings.way != "bias":
+            added = self._ridge(consumer, fit.covariance, 1.0)
+            kept = refit(weight, fit.covariance, weight @ fit.covariance, added, keep)
+        moved = np.einsum("gof,gf->go", weight - kept, mean)
+        return Refit(kept, bias + moved.reshape(-1))
+
+    def _towards_stream(self, consumer: Consumer, fit: Moments, keep: Array) -> Refit:
+        added = self._ridge(consumer, fit.covariance, 2.0)
+        kept = refit(consumer.matrix, fit.covariance, fit.cross, added, keep)
+        return Refit(kept, (fit.target_mean - np.einsum("gof,gf->go", kept, fit.mean)).reshape(-1))
+
+    def _ridge(self, consumer: Consumer, covariance: Array, factor: float) -> Array:
+        if consumer.node.op == "Conv":
+            return ridge(covariance, factor * self.settings.conv_ridge, own=False)
+        return ridge(covariance, factor * self.settings.ridge, own=True)
+
+    def _junction(self, consumer: Consumer) -> Junction | None:
+        found = junction_of(consumer, self.claim)
+        if found is None or found.skip is None:
+            return None
+        # A skip that is still to be refitted itself must not run before that.
+        ahead = {id(n) for n in self.pruned._needed([found.skip])}
+        blocked = any(id(self.nodes[name]) in ahead for name in self.waiting)
+        return None if blocked else found
+
+
+def junction_of(consumer: Consumer, claim: Masked) -> Junction | None:
+    """Where a consumer's output goes, after its bias: `Add` of a tensor of the same shape, or nothing else."""
+    out = consumer.node.outputs[0]
+    add = _only_add(out)
+    if add is not None and any(isinstance(t, gs.Constant) for t in add.inputs):
+        out = add.outputs[0]
+        add = _only_add(out)
+    if add is None:
+        return Junction(out.name, None)
+    other = next((t for t in add.inputs if t is not out), None)
+    shapes = claim.analysis.seen.shapes
+    if not isinstance(other, gs.Variable) or shapes.get(other.name) != shapes.get(out.name):
+        return Junction(out.name, None)
+    return Junction(add.outputs[0].name, other.name)
+
+
+def _only_add(tensor: gs.Tensor) -> gs.Node | None:
+    return tensor.outputs[0] if len(tensor.outputs) == 1 and tensor.outputs[0].op == "Add" else None
+
+
+def _error(found: Refit, held: Moments) -> float:
+    """Mean squared distance to the held-out targets, up to a constant."""
+    w = found.weight
+    spread = np.einsum("gof,gof->", w @ held.covariance, w) - 2 * np.einsum("gof,gof->", w, held.cross)
+    offset = np.einsum("gof,gf->go", w, held.mean) + found.bias.reshape(w.shape[:2]) - held.target_mean
+    return float(spread + np.square(offset).sum())

@@ -1,0 +1,141 @@
+"""Consumers: the nodes that apply a constant weight to data, seen as a matrix per group of channels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.axes import Axis, Kind, atoms, factors, find, parts
+from pruneopt.analysis.infer import Analysis, ConstantUse
+from pruneopt.model import values
+
+Array = npt.NDArray[Any]
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Consumer:
+    """`MatMul`, `Gemm` or `Conv` with a constant weight.
+
+    Its weight is a stack of matrices, shape [groups, outputs, features]; a Conv has one feature for each input
+    channel of a group and place of the window.
+
+    Attributes:
+        node: the node in the analysed graph.
+        use: its weight.
+        groups: number of channel groups.
+        shared: something else uses the weight too, so that it must stay as it is.
+    """
+
+    node: gs.Node
+    use: ConstantUse
+    groups: int
+    shared: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the output tensor, which the rewritten model has as well."""
+        return str(self.node.outputs[0].name)
+
+    @property
+    def data(self) -> str:
+        """Name of the tensor that the weight is applied to."""
+        return str(self.node.inputs[0].name)
+
+    @property
+    def input_axis(self) -> Axis:
+        """The contracted axis of the weight (of one group's channels)."""
+        return self.use.axes[self._contracted]
+
+    @property
+    def output_axis(self) -> Axis:
+        """The axis of the weight that makes the output's channels."""
+        return self.use.axes[1 - self._contracted]
+
+    @property
+    def window(self) -> int:
+        """Features per input channel."""
+        return prod(self.use.constant.shape[2:])
+
+    @cached_property
+    def matrix(self) -> Array:
+        """The weight, float64, shape [groups, outputs, features]."""
+        return self.as_matrix(values(self.use.constant))
+
+    def as_matrix(self, weight: Array) -> Array:
+        """A weight as it is stored, as matrices."""
+        flat = weight.astype(np.float64)
+        if self.node.op == "Conv":
+            return flat.reshape(self.groups, weight.shape[0] // self.groups, -1)
+        return np.ascontiguousarray(flat.T if self._contracted == 0 else flat)[None]
+
+    def stored(self, matrix: Array) -> Array:
+        """Matrices as the node stores them."""
+        constant = self.use.constant
+        weight = matrix[0].T if self._contracted == 0 else matrix
+        return np.ascontiguousarray(weight).reshape(constant.shape).astype(constant.dtype)
+
+    def entries(self, atom: Axis) -> Index | None:
+        """Which entry of `atom` each feature belongs to, -1 for none. Shape [features].
+
+        None where the axis contains the atom more than once in a product.
+        """
+        found = positions(self.input_axis, atom)
+        return None if found is None else np.repeat(found, self.window)
+
+    @property
+    def _contracted(self) -> int:
+        return 0 if self.node.op == "MatMul" or (self.node.op == "Gemm" and not self.node.attrs.get("transB")) else 1
+
+
+def find_consumers(analysis: Analysis) -> list[Consumer]:
+    """All consumers, in graph order."""
+    counts = Counter(id(use.constant) for use in analysis.uses)
+    return [
+        Consumer(use.node, use, use.node.attrs.get("group", 1), counts[id(use.constant)] > 1)
+        for use in analysis.uses
+        if use.slot == 1 and _is_consumer(use.node, use)
+    ]
+
+
+def _is_consumer(node: gs.Node, use: ConstantUse) -> bool:
+    if node.domain not in (None, "", "ai.onnx") or not isinstance(node.inputs[0], gs.Variable):
+        return False
+    if np.dtype(use.constant.dtype).kind not in "fV":
+        return False
+    if node.op == "Conv":
+        return True
+    plain = all(node.attrs.get(name, normal) == normal for name, normal in (("alpha", 1.0), ("beta", 1.0), ("transA", 0)))
+    return node.op in ("MatMul", "Gemm") and len(use.axes) == 2 and plain
+
+
+def consumers_of(atom: Axis, consumers: list[Consumer]) -> list[Consumer]:
+    """The consumers that sum over `atom`."""
+    return [c for c in consumers if atom in atoms(c.input_axis)]
+
+
+def positions(axis: Axis, atom: Axis) -> Index | None:
+    """The entry of `atom` at each place of `axis`, -1 where there is none; None where there are two. Shape [size]."""
+    axis = find(axis)
+    if axis is atom:
+        return np.arange(axis.size[0])
+    if axis.kind is Kind.ATOM:
+        return np.full(axis.size[0], -1)
+    if axis.kind is Kind.CONCAT:
+        pieces = [positions(p, atom) for p in parts(axis)]
+        return None if any(p is None for p in pieces) else np.concatenate([p for p in pieces if p is not None])
+    own = factors(axis)
+    at = [i for i, f in enumerate(own) if atom in atoms(f)]
+    inner = positions(own[at[0]], atom) if len(at) == 1 else None
+    if inner is None:
+        return None if at else np.full(axis.size[0], -1)
+    shape = [f.size[0] for f in own]
+    place = [-1 if i == at[0] else 1 for i in range(len(own))]
+    return np.broadcast_to(inner.reshape(place), shape).reshape(-1)

@@ -1,0 +1,156 @@
+"""What a criterion may know of a group: its weights, and how the data looks that they are applied to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.axes import Axis, atoms
+from pruneopt.analysis.groups import Group
+from pruneopt.analysis.infer import Analysis
+from pruneopt.analysis.observe import Feeds
+from pruneopt.errors import UsageError
+from pruneopt.model import values
+from pruneopt.passes.base import Context
+from pruneopt.passes.statistics.consumers import Consumer, Index, consumers_of, find_consumers
+from pruneopt.passes.statistics.moments import Moments
+from pruneopt.passes.statistics.rows import Sampler
+from pruneopt.passes.statistics.stream import Stream
+
+Array = npt.NDArray[Any]
+SAMPLES = 20_000  # rows per consumer; at least eight per feature
+
+
+@dataclass(frozen=True)
+class View:
+    """A group as one of its consumers sees it.
+
+    Attributes:
+        consumer: it sums over the group's entries.
+        moments: of its input.
+        entries: the group's entry that each feature belongs to, -1 for none; shape [features].
+        importance: weight of each output, shape [groups, outputs].
+    """
+
+    consumer: Consumer
+    moments: Moments
+    entries: Index
+    importance: Array
+
+    @property
+    def weight(self) -> Array:
+        """Shape [groups, outputs, features]."""
+        return self.consumer.matrix
+
+    @property
+    def variance(self) -> float:
+        """Variance of the consumer's output, its outputs weighted by importance."""
+        spread = np.einsum("gof,gof->go", self.weight @ self.moments.covariance, self.weight)
+        return float((spread * self.importance).sum()) or 1.0
+
+    def per_entry(self, features: Array, size: int) -> Array:
+        """Sum a number per feature, shape [features], onto the group's entries, shape [size]."""
+        inside = self.entries >= 0
+        return np.bincount(self.entries[inside], features[inside], minlength=size)
+
+
+@dataclass
+class Evidence:
+    """All that was measured.
+
+    Attributes:
+        analysis: of the model that ran.
+        seed: seed of everything random.
+        moments: per consumer's name the moments of its input; empty without calibration data.
+        consumers: all consumers of the model.
+        curves: what `planning.curves` has worked out already.
+    """
+
+    analysis: Analysis
+    seed: int = 0
+    moments: dict[str, Moments] = field(default_factory=dict)
+    consumers: list[Consumer] = field(default_factory=list)
+    curves: dict[Group, Any] = field(default_factory=dict)
+
+    def views(self, group: Group) -> list[View]:
+        """The group as each consumer sees it.
+
+        Raises:
+            UsageError: there is no calibration data.
+        """
+        if not self.moments:
+            raise UsageError("this criterion looks at activations; give calibration data (--calib), or choose l2")
+        found = []
+        for consumer in consumers_of(group.atom, self.consumers):
+            entries = consumer.entries(group.atom)
+            if consumer.name in self.moments and entries is not None:
+                found.append(View(consumer, self.moments[consumer.name], entries, importance(consumer)))
+        return found
+
+
+def gather(analysis: Analysis, wanted: Sequence[Axis], context: Context, batches: Sequence[Feeds]) -> Evidence:
+    """One run of the model over `batches`: moments of the input of every consumer of the `wanted` atoms."""
+    consumers = find_consumers(analysis)
+    free = set(wanted)
+    evidence = Evidence(analysis, context.seed, {}, consumers)
+    stream = Stream(analysis.model, context, batches)
+    for consumer in consumers:
+        if free.isdisjoint(atoms(consumer.input_axis)):
+            continue
+        most = max(SAMPLES, 8 * consumer.matrix.shape[2])
+        sampler = Sampler(consumer, most, len(batches), context.seed)
+        moments = evidence.moments[consumer.name] = Moments()
+        for i, (data,) in enumerate(stream.reach(consumer.data)):
+            moments.add(sampler.rows(i, data))
+    return evidence
+
+
+def importance(consumer: Consumer) -> Array:
+    """Weight of each output: the squared scale of a norm that all of the output goes into, else ones.
+
+    Shape [groups, outputs]. In nets with norms behind the sum, a few outputs are huge and scaled down there.
+    """
+    shape = consumer.matrix.shape[:2]
+    scale = _scale_behind(consumer.node.outputs[0], shape[0] * shape[1])
+    return np.ones(shape) if scale is None else np.square(scale.astype(np.float64)).reshape(shape)
+
+
+THROUGH = {"Add", "Sub", "Div", "Sqrt", "Pow", "ReduceMean", "Mul", "Reciprocal"}
+
+
+def _scale_behind(tensor: gs.Tensor, size: int) -> Array | None:
+    """The scale vector of the norm that `tensor` reaches through sums, if it goes nowhere else."""
+    for _ in range(3):  # bias, skip, norm
+        users = list({id(n): n for n in tensor.outputs}.values())
+        if len(users) == 1 and users[0].op == "LayerNormalization":
+            return _vector(users[0].inputs[1], size)
+        if len(users) != 1 or users[0].op != "Add":
+            return _scale_of_parts(users, size)
+        tensor = users[0].outputs[0]
+    return None
+
+
+def _scale_of_parts(users: list[gs.Node], size: int) -> Array | None:
+    """The scale of a norm that is written out in elementary ops."""
+    if not users or any(n.op not in THROUGH - {"Add"} for n in users) or not any(n.op == "ReduceMean" for n in users):
+        return None
+    queue, seen = list(users), set[int]()
+    while queue and len(seen) < 12:
+        node = queue.pop(0)
+        seen.add(id(node))
+        found = next((v for t in node.inputs if (v := _vector(t, size)) is not None), None)
+        if node.op == "Mul" and found is not None:
+            return found
+        queue += [n for t in node.outputs for n in t.outputs if n.op in THROUGH and id(n) not in seen]
+    return None
+
+
+def _vector(tensor: gs.Tensor, size: int) -> Array | None:
+    if not isinstance(tensor, gs.Constant) or int(np.prod(tensor.shape)) != size or size == 1:
+        return None
+    return values(tensor).reshape(-1)

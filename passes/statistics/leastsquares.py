@@ -1,0 +1,49 @@
+"""Least squares with a ridge towards the weights that are there: what is kept takes over from what goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+FLOOR = 1e-4  # share of the mean variance that a feature without variance is given
+
+
+def ridge(covariance: Array, strength: float, own: bool) -> Array:
+    """The diagonal to add to a covariance, shape [groups, features].
+
+    Args:
+        covariance: shape [groups, features, features].
+        strength: as a share of the variances.
+        own: in proportion to each feature's own variance (a few huge ones would drown the others), not to the mean.
+    """
+    diagonal = np.diagonal(covariance, axis1=1, axis2=2)
+    mean = diagonal.mean(axis=1, keepdims=True)
+    mean = np.where(mean > 0, mean, 1.0)
+    found: Array = strength * (diagonal + FLOOR * mean if own else np.broadcast_to(mean, diagonal.shape))
+    return found
+
+
+def refit(weight: Array, covariance: Array, cross: Array, added: Array, keep: Array) -> Array:
+    """The weight on the kept features whose output is closest to the targets.
+
+    W'_S = (B + W L)_{:,S} ((A + L)_SS)^-1
+
+    Args:
+        weight: W, shape [groups, outputs, features].
+        covariance: A of the features, shape [groups, features, features].
+        cross: B of targets and features, shape [groups, outputs, features].
+        added: L, a diagonal, shape [groups, features].
+        keep: boolean, shape [features].
+
+    Returns:
+        shape [groups, outputs, features], zero where nothing is kept.
+    """
+    found = np.zeros_like(weight)
+    for g in range(len(weight)):
+        inner = covariance[g][np.ix_(keep, keep)] + np.diag(added[g][keep])
+        wanted = cross[g][:, keep] + weight[g][:, keep] * added[g][keep]
+        found[g][:, keep] = np.linalg.solve(inner, wanted.T).T
+    return found

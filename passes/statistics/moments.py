@@ -1,0 +1,93 @@
+"""Streaming first and second moments of the rows that a weight is applied to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+BLOCK = 2048  # rows that are multiplied at once
+
+
+class Moments:
+    """Mean and centred second moment of rows z, and their cross moment with targets y.
+
+    Blocks are multiplied in float32 around the first block's mean, sums are kept in float64.
+
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._held = 0
+        self._block: list[tuple[Array, Array]] = []
+        self._shift: tuple[Array, Array] | None = None
+        self._sum: list[Array] = []
+        self._square = self._cross = self._own = np.zeros(())
+
+    def add(self, rows: Array, targets: Array | None = None) -> None:
+        """Rows, shape [groups, count, features], and their targets, shape [groups, count, outputs]."""
+        self._block.append((rows, rows[:, :, :0] if targets is None else targets))
+        self._held += rows.shape[1]
+        if self._held >= BLOCK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._block:
+            return
+        rows, y = (np.concatenate(side, axis=1) for side in zip(*self._block, strict=True))
+        self._block, self._held = [], 0
+        if self._shift is None:
+            self._shift = rows.mean(1, keepdims=True, dtype=np.float64), y.mean(1, keepdims=True, dtype=np.float64)
+            self._sum = [np.zeros(s[:, 0].shape) for s in self._shift]
+        z, y = ((x - s).astype(np.float32) for x, s in zip((rows, y), self._shift, strict=True))
+        self._sum = [s + x.sum(1, dtype=np.float64) for s, x in zip(self._sum, (z, y), strict=True)]
+        self._square = self._square + z.transpose(0, 2, 1) @ z
+        self._cross = self._cross + y.transpose(0, 2, 1) @ z
+        self._own = self._own + np.square(y, dtype=np.float64).sum(1)
+        self._count += rows.shape[1]
+
+    @property
+    def count(self) -> int:
+        """Rows seen."""
+        return self._count + self._held
+
+    @property
+    def mean(self) -> Array:
+        """Mean row, float64, shape [groups, features]."""
+        return self._mean(0)
+
+    @property
+    def target_mean(self) -> Array:
+        """Mean target, float64, shape [groups, outputs]."""
+        return self._mean(1)
+
+    @property
+    def covariance(self) -> Array:
+        """E[(z - mean)(z - mean)^T], float64, shape [groups, features, features]."""
+        self._flush()
+        d = self._sum[0] / self.count
+        found: Array = self._square / self.count - d[:, :, None] * d[:, None]
+        return found
+
+    @property
+    def cross(self) -> Array:
+        """E[(y - mean)(z - mean)^T], float64, shape [groups, outputs, features]."""
+        self._flush()
+        z, y = (s / self.count for s in self._sum)
+        found: Array = self._cross / self.count - y[:, :, None] * z[:, None]
+        return found
+
+    @property
+    def target_variance(self) -> Array:
+        """Variance of each target, shape [groups, outputs]."""
+        self._flush()
+        found: Array = self._own / self.count - np.square(self._sum[1] / self.count)
+        return found
+
+    def _mean(self, which: int) -> Array:
+        self._flush()
+        assert self._shift is not None
+        found: Array = self._shift[which][:, 0] + self._sum[which] / self.count
+        return found

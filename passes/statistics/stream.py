@@ -1,0 +1,106 @@
+"""A model run piece by piece over all batches: every node runs once, and weights may change before theirs does."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.observe import Feeds
+from pruneopt.frontends.widen import has_halves, widen, widen_feeds
+from pruneopt.model import Model
+from pruneopt.passes.base import Context
+
+Array = npt.NDArray[Any]
+
+
+class Stream:
+    """The values of a model's tensors over a set of batches, computed up to what was asked for.
+
+    Attributes:
+        model: what runs; nodes that have not run yet may be changed. A copy in float32 where the given one
+            has half precision.
+    """
+
+    def __init__(self, model: Model, context: Context, batches: Sequence[Feeds]) -> None:
+        wide = has_halves(model)
+        self.model = widen(model) if wide else model
+        self.context = context
+        self.live: list[dict[str, Array]] = [dict(widen_feeds(b) if wide else b) for b in batches]
+        self._waiting: dict[int, gs.Node] = {id(n): n for n in self.model.graph.nodes}
+
+    def reach(self, *names: str) -> list[list[Array]]:
+        """The named tensors in every batch, running whatever nodes they still need."""
+        missing = [name for name in names if name not in self.live[0]]
+        if missing:
+            self._run(list(self._needed(missing)), names)
+        return [[batch[name] for name in names] for batch in self.live]
+
+    def wait_for(self, node: gs.Node) -> None:
+        """Count a node that was added to the graph among those that have yet to run."""
+        self._waiting[id(node)] = node
+
+    def _needed(self, names: Iterable[str]) -> Iterator[gs.Node]:
+        """The waiting nodes that the named tensors depend on, in graph order."""
+        wanted = set(names)
+        chosen: set[int] = set()
+        for node in reversed(self.model.graph.nodes):
+            if id(node) in self._waiting and any(t.name in wanted for t in node.outputs):
+                chosen.add(id(node))
+                wanted.update(_reads(node))
+        yield from (node for node in self.model.graph.nodes if id(node) in chosen)
+
+    def _run(self, nodes: list[gs.Node], names: Collection[str]) -> None:
+        for node in nodes:
+            del self._waiting[id(node)]
+        later = {name for node in self._waiting.values() for name in _reads(node)} | set(names)
+        later |= {t.name for t in self.model.graph.outputs}
+        made = [t.name for node in nodes for t in node.outputs if t.name in later]
+        read = {name for node in nodes for name in _reads(node)} & self.live[0].keys()
+        session = self.context.session(self._piece(nodes, sorted(read), made))
+        for batch in self.live:
+            batch |= session.run({name: batch[name] for name in read})
+            for name in batch.keys() - later:
+                del batch[name]
+
+    def _piece(self, nodes: list[gs.Node], read: Sequence[str], made: Sequence[str]) -> Model:
+        whole = self.model.graph
+        inputs = [gs.Variable(name, self.live[0][name].dtype) for name in read]
+        for tensor, name in zip(inputs, read, strict=True):
+            tensor.shape = [None] * self.live[0][name].ndim
+        outputs = [gs.Variable(name) for name in made]
+        piece = gs.Graph(nodes, inputs, outputs, name="piece", opset=whole.opset, import_domains=whole.import_domains)
+        return Model(piece, self.model.header)
+
+
+def _reads(node: gs.Node) -> set[str]:
+    """Names of the variables that a node, or a body of it, reads."""
+    names = {t.name for t in node.inputs if isinstance(t, gs.Variable) and t.name}
+    for body in node.subgraphs(recursive=True):
+        names |= {t.name for inner in body.nodes for t in inner.inputs if isinstance(t, gs.Variable)}
+        names |= {t.name for t in body.outputs}
+    return names
+
+
+def split_batches(batches: Sequence[Feeds], most: int = 32) -> list[Feeds]:
+    """Large batches cut along axis 0 into pieces of at most `most`, where all inputs agree on its size."""
+    pieces: list[Feeds] = []
+    for feeds in batches:
+        sizes = {array.shape[0] if array.ndim else 1 for array in feeds.values()}
+        count = next(iter(sizes)) if len(sizes) == 1 else 1
+        if count <= most:
+            pieces.append(feeds)
+            continue
+        cuts = range(0, count, most)
+        pieces += [{name: np.ascontiguousarray(array[i : i + most]) for name, array in feeds.items()} for i in cuts]
+    return pieces
+
+
+def hold_out(batches: Sequence[Feeds], every: int = 5) -> tuple[list[Feeds], list[Feeds]]:
+    """(to fit on, to validate on): every fifth batch is held out; a single batch serves for both."""
+    held = [b for i, b in enumerate(batches) if i % every == every - 1]
+    rest = [b for i, b in enumerate(batches) if i % every != every - 1]
+    return (rest, held) if held else (list(batches), list(batches))
