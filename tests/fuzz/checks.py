@@ -14,18 +14,19 @@ from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.masks import Mask
 from pruneopt.backends.ort import OnnxRuntime
-from pruneopt.model import Model
+from pruneopt.model import Model, constants, values
 from pruneopt.passes.base import Context, prove
-from pruneopt.passes.proof import FLOOR, distance
+from pruneopt.passes.proof import FLOOR, comparison_points, distance
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.verify import check_signature
-from tests.fuzz.graphs import Case, Feeds
+from tests.fuzz.graphs import Array, Case, Feeds
 
 TOLERANCE = 1e-5
 INSIDE = 1e-4  # of inner tensors, some of which are differences of much larger ones
 EXACT = 1e-6
+NOISE = 10  # times what nudging the last bits does: an ill-conditioned graph, not a wrong one
 FOLDED = 1e-5  # folding a BatchNormalization rounds its weights anew
 
 
@@ -111,7 +112,11 @@ def check_masks(case: Case, subject: Subject, masks: dict[Axis, Mask]) -> Verdic
     onnx.checker.check_model(small.proto(), full_check=True)
     check_signature(subject.model, small)
     claim = Masked(subject.analysis, masks)
-    proof = prove(small, claim, subject.context, TOLERANCE)
+    proof = prove(small, claim, subject.context, float("inf"))
+    if proof.max_rel_error > TOLERANCE:
+        ends = comparison_points(small.graph)
+        limit = NOISE * max(wobble(subject.context, *pair, ends) for pair in claim.references())
+        assert proof.max_rel_error <= limit, f"outputs differ by {proof.max_rel_error:.1e} from the masked original's"
     inside = same_inside(subject, small, claim)
     _same_shapes(subject, small, case.feeds[2])
     coupled = sum(axis.coupled is not None for axis in masks)
@@ -130,9 +135,27 @@ def same_inside(subject: Subject, small: Model, claim: Masked) -> float:
             left = claim.kept(name, expected[name], run)
             if left is not None:
                 error = distance(left, found[name], FLOOR)
-                assert error <= INSIDE, f"inner tensor '{name}' differs by {error:.1e}"
+                right = error <= INSIDE or error <= NOISE * wobble(subject.context, reference, feeds, [name])
+                assert right, f"inner tensor '{name}' differs by {error:.1e}"
                 worst = max(worst, error)
     return worst
+
+
+def wobble(context: Context, model: Model, feeds: Feeds, names: Sequence[str]) -> float:
+    """How far tensors move when weights and inputs do by a last bit: what rounding may do to them."""
+    rng = np.random.default_rng(0)
+    nudged = model.copy()
+    for constant in constants(nudged.graph):
+        if values(constant).dtype == np.float32:
+            constant.values = _nudge(values(constant), rng)
+    moved = {n: _nudge(a, rng) if a.dtype == np.float32 else a for n, a in feeds.items()}
+    before = context.session(model, names, optimize=False).run(feeds)
+    after = context.session(nudged, names, optimize=False).run(moved)
+    return max(distance(before[name], after[name], FLOOR) for name in names)
+
+
+def _nudge(array: Array, rng: np.random.Generator) -> Array:
+    return (array * (1 + rng.choice([-1, 1], array.shape) * 2.0**-23)).astype(np.float32)
 
 
 def _same_shapes(subject: Subject, small: Model, feeds: Feeds) -> None:

@@ -16,7 +16,8 @@ from tests.fuzz import images, tokens
 from tests.fuzz.builder import Builder, Size, Tensor
 from tests.fuzz.pointwise import activation
 
-Feeds = dict[str, npt.NDArray[Any]]
+Array = npt.NDArray[Any]
+Feeds = dict[str, Array]
 SIZES: tuple[dict[str, int], ...] = ({"N": 2, "T": 5}, {"N": 3, "T": 7}, {"N": 4, "T": 9})
 WORDS = 11
 
@@ -137,7 +138,7 @@ def _feeds(b: Builder) -> tuple[Feeds, Feeds, Feeds]:
     return one, two, three
 
 
-def _draw(info: onnx.ValueInfoProto, sizes: dict[str, int], rng: np.random.Generator) -> npt.NDArray[Any]:
+def _draw(info: onnx.ValueInfoProto, sizes: dict[str, int], rng: np.random.Generator) -> Array:
     kind = info.type.tensor_type
     shape = [sizes[d.dim_param] if d.dim_param else d.dim_value for d in kind.shape.dim]
     if kind.elem_type == TensorProto.INT64:
