@@ -56,8 +56,9 @@ def summary(records: Sequence[Record]) -> str:
     lines.append(f"- own CPU: median {_seconds(_median(_worst(r, 'own_cpu') for r in records))} s")
     for key, name in PEERS.items():
         tried = [r["peers"][key] for r in records if key in r.get("peers", {})]
+        tried = [peer for peer in tried if peer["status"] != "not a timm model"]
         fine = sum(peer["status"] == "ok" for peer in tried)
-        kept = _median(peer.get("params_kept") for peer in tried)
+        kept = _median(peer.get("params_kept") for peer in tried if peer["status"] == "ok")
         lines += (
             [f"- {name}: {fine} of {len(tried)} done; median parameters kept {_share(kept)}"] if tried else []
         )
