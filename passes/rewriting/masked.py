@@ -185,8 +185,9 @@ class _Masking:
         output: gs.Variable | None = None,
         **attrs: int,
     ) -> gs.Variable:
-        out = output if output is not None else gs.Variable(self.names.new("pruneopt_mask"))
-        where.setdefault(id(self.twin[id(node)]), []).append(gs.Node(op, out.name, attrs, inputs, [out]))
+        name = self.names.new("pruneopt_mask")
+        out = output if output is not None else gs.Variable(name)
+        where.setdefault(id(self.twin[id(node)]), []).append(gs.Node(op, name, attrs, inputs, [out]))
         return out
 
     def _insert(self) -> None:
