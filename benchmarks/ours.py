@@ -56,6 +56,7 @@ def _prune(path: Path, out: Path, options: list[str], limit: float) -> Record:
         "latency_ratio": report.get("latency_ratio"),
         "error": proof.get("max_rel_error"),
         "axes": proof.get("atoms_checked"),
+        "inside": sum(p.get("equivalence", {}).get("inside_checked", 0) for p in report["passes"]),
         "moved": max((each["rel_l2"] for each in report.get("fidelity", {}).values()), default=None),
         "nodes": [before["nodes"], after["nodes"]],
         "notes": report.get("notes"),
@@ -118,7 +119,12 @@ def _mode_problems(figures: Record, forward: float) -> list[str]:
     found = list(figures.get("check", ["was not checked"]))
     if not (figures["error"] or 0.0) <= 1e-4:
         found.append(f"equivalence error {figures['error']:.1e}")
-    if figures["axes"] and figures["moved"] is not None and figures["moved"] < BLIND:
+    if (
+        figures["axes"]
+        and not figures["inside"]
+        and figures["moved"] is not None
+        and figures["moved"] < BLIND
+    ):
         found.append(f"the proof is blind: removal moves the outputs by {figures['moved']:.0e} only")
     if figures["own_cpu"] > max(2.0, 5 * forward):
         found.append(f"own CPU {figures['own_cpu']:.1f} s = {figures['own_cpu'] / forward:.0f} forwards")
