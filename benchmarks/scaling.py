@@ -21,6 +21,7 @@ from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
 from pruneopt.api import make_context
 from pruneopt.model import Model
+from pruneopt.passes.base import Context
 from pruneopt.passes.proof import prove
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.width import Width
@@ -49,8 +50,7 @@ def measure(blocks: int) -> dict[str, float]:
     with counted() as share:
         clock = Clock(share)
         model = clock("load", lambda: Model.from_proto(proto))
-        context = make_context(model)
-        clock("observe", lambda: context.observation(model))
+        context = clock("observe", lambda: _observed(model))
         simple = clock("simplify", lambda: Simplify().run(model, context).model)
         analysis = clock("analyse", lambda: analyse(simple, context.observation(simple)))
         clock("groups", lambda: find_groups(analysis))
@@ -59,6 +59,12 @@ def measure(blocks: int) -> dict[str, float]:
         clock("width{macs}", lambda: by_budget.run(simple, context))
         clock("verify", lambda: prove(outcome.model, outcome.claim, context))
     return {"nodes": len(proto.graph.node), **clock.steps}
+
+
+def _observed(model: Model) -> Context:
+    context = make_context(model)
+    context.observation(model)
+    return context
 
 
 def exponents(rows: list[dict[str, float]]) -> dict[str, float]:
