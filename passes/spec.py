@@ -11,11 +11,12 @@ from typing import Any
 from pruneopt.errors import UsageError
 from pruneopt.passes.base import Pass
 from pruneopt.passes.repair import Repair
+from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.verify import Verify
 from pruneopt.passes.width import Width
 
-PASSES: dict[str, type[Any]] = {"simplify": Simplify, "width": Width, "repair": Repair, "verify": Verify}
+PASSES: dict[str, type[Any]] = {"simplify": Simplify, "width": Width, "rotate": Rotate, "repair": Repair, "verify": Verify}
 ITEM = re.compile(r"\s*([a-z_]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")
 
 

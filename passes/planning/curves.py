@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pruneopt.analysis.groups import Group
 from pruneopt.passes.statistics.evidence import Evidence, View
 from pruneopt.passes.statistics.leastsquares import ridge
+from pruneopt.passes.statistics.pairs import PairMoments
 
 Array = npt.NDArray[Any]
 STEPS = 64  # entries go in about this many lots
@@ -38,15 +39,16 @@ class Curve:
 def curve_of(group: Group, evidence: Evidence) -> Curve | None:
     """The curve of a group, worked out once; None where no consumer can be refitted."""
     if group not in evidence.curves:
-        views = evidence.views(group)
-        evidence.curves[group] = eliminate(views, group.size) if views else None
+        views, pairs = evidence.views(group), evidence.pairs.get(group.atom, [])
+        evidence.curves[group] = eliminate(views, pairs, group.size) if views or pairs else None
     known: Curve | None = evidence.curves[group]
     return known
 
 
-def eliminate(views: Sequence[View], size: int) -> Curve:
+def eliminate(views: Sequence[View], pairs: Sequence[PairMoments], size: int) -> Curve:
     """Remove entries in lots until one is left; consumers count by the inverse of their output's variance."""
-    states = [_State(view, size) for view in views]
+    states: list[_State | _PairState] = [_State(view, size) for view in views]
+    states += [_PairState(pair) for pair in pairs]
     alive = np.arange(size)
     order: list[int] = []
     error = np.zeros(size + 1)
@@ -60,7 +62,7 @@ def eliminate(views: Sequence[View], size: int) -> Curve:
         error[done + 1 : done + count + 1] = error[done] + rise * np.arange(1, count + 1) / count
         order += alive[gone].tolist()
         alive = np.delete(alive, gone)
-    error[size] = max(float(len(views)), error[size - 1])  # nothing is left of any output
+    error[size] = max(float(len(states)), error[size - 1])  # nothing is left of any output
     return Curve(np.array([*order, *alive]), error)
 
 
@@ -108,4 +110,28 @@ class _State:
         self.weight = self.weight[:, :, stay] - share @ across
         self.inverse = self.inverse[:, stay[:, None], stay] - across.swapaxes(1, 2) @ np.linalg.solve(cut, across)
         self.entries -= len(gone)
+        return rise
+
+
+class _PairState:
+    """A product of two activations while entries go; nothing is refitted there.
+
+    The error of removing the set R is the sum of the interaction over R x R, as a share of the whole.
+    """
+
+    def __init__(self, pair: PairMoments) -> None:
+        interaction = pair.interaction
+        self.inner = interaction / (float(interaction.sum()) or 1.0)
+        self.with_gone = np.zeros(len(self.inner))  # what each entry adds besides its own square
+
+    def harm(self) -> Array:
+        """The rise in error of removing each entry alone, shape [entries left]."""
+        return np.asarray(np.diagonal(self.inner) + self.with_gone)
+
+    def remove(self, gone: Array) -> float:
+        """Remove entries, by their places among those left; returns the rise in error."""
+        rise = float(self.inner[np.ix_(gone, gone)].sum() + self.with_gone[gone].sum())
+        stay = np.delete(np.arange(len(self.inner)), gone)
+        self.with_gone = self.with_gone[stay] + 2 * self.inner[np.ix_(stay, gone)].sum(1)
+        self.inner = self.inner[np.ix_(stay, stay)]
         return rise

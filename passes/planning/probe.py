@@ -18,6 +18,7 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Context
 from pruneopt.passes.planning.curves import Curve
 from pruneopt.passes.proof import comparison_points
+from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
 from pruneopt.passes.statistics.evidence import Evidence, View
 from pruneopt.passes.statistics.leastsquares import refit, ridge
@@ -44,8 +45,10 @@ def rates(
 
 
 def halved(group: Group, gone: Array, evidence: Evidence) -> Model:
-    """The model with some entries of one group unused and their consumers refitted; no size changes."""
-    model = evidence.analysis.model.copy()
+    """The model with some entries of one group masked and their consumers refitted; no size changes."""
+    keep = np.ones(group.size, bool)
+    keep[gone] = False
+    model, _ = next(iter(Masked(evidence.analysis, {group.atom: keep}).references()))
     nodes = {t.name: node for node in model.graph.nodes for t in node.outputs}
     for view in evidence.views(group):
         node = nodes[view.consumer.name]

@@ -19,6 +19,7 @@ from pruneopt.model import values
 from pruneopt.passes.base import Context
 from pruneopt.passes.statistics.consumers import Consumer, Index, consumers_of, find_consumers
 from pruneopt.passes.statistics.moments import Moments
+from pruneopt.passes.statistics.pairs import PairMoments, find_pairs
 from pruneopt.passes.statistics.rows import Sampler
 from pruneopt.passes.statistics.stream import Stream
 
@@ -67,6 +68,7 @@ class Evidence:
         analysis: of the model that ran.
         seed: seed of everything random.
         moments: per consumer's name the moments of its input; empty without calibration data.
+        pairs: per atom the moments of both sides of products over it.
         consumers: all consumers of the model.
         curves: what `planning.curves` has worked out already.
     """
@@ -75,6 +77,7 @@ class Evidence:
     seed: int = 0
     moments: dict[str, Moments] = field(default_factory=dict)
     consumers: list[Consumer] = field(default_factory=list)
+    pairs: dict[Axis, list[PairMoments]] = field(default_factory=dict)
     curves: dict[Group, Any] = field(default_factory=dict)
 
     def views(self, group: Group) -> list[View]:
@@ -95,19 +98,28 @@ class Evidence:
 
 def gather(analysis: Analysis, wanted: Sequence[Axis], context: Context, batches: Sequence[Feeds]) -> Evidence:
     """One run of the model over `batches`: moments of the input of every consumer of the `wanted` atoms."""
-    consumers = find_consumers(analysis)
+    evidence = Evidence(analysis, context.seed, {}, find_consumers(analysis))
     free = set(wanted)
-    evidence = Evidence(analysis, context.seed, {}, consumers)
+    consumers = {id(c.node): c for c in evidence.consumers if not free.isdisjoint(atoms(c.input_axis))}
+    pairs = {id(p.node): p for p in find_pairs(analysis) if p.atom in free}
     stream = Stream(analysis.model, context, batches)
-    for consumer in consumers:
-        if free.isdisjoint(atoms(consumer.input_axis)):
-            continue
-        most = max(SAMPLES, 8 * consumer.matrix.shape[2])
-        sampler = Sampler(consumer, most, len(batches), context.seed)
-        moments = evidence.moments[consumer.name] = Moments()
-        for i, (data,) in enumerate(stream.reach(consumer.data)):
-            moments.add(sampler.rows(i, data))
+    for node in analysis.model.graph.nodes:
+        if id(node) in consumers:
+            _gather_rows(consumers[id(node)], stream, evidence)
+        if id(node) in pairs:
+            moments = PairMoments(pairs[id(node)])
+            for left, right in stream.reach(*moments.pair.operands):
+                moments.add(left, right)
+            evidence.pairs.setdefault(moments.pair.atom, []).append(moments)
     return evidence
+
+
+def _gather_rows(consumer: Consumer, stream: Stream, evidence: Evidence) -> None:
+    most = max(SAMPLES, 8 * consumer.matrix.shape[2])
+    sampler = Sampler(consumer, most, len(stream.live), evidence.seed)
+    moments = evidence.moments[consumer.name] = Moments()
+    for i, (data,) in enumerate(stream.reach(consumer.data)):
+        moments.add(sampler.rows(i, data))
 
 
 def importance(consumer: Consumer) -> Array:
