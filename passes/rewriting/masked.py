@@ -174,7 +174,8 @@ class _Masking:
             )
 
     def _constant(self, value: npt.NDArray[Any]) -> gs.Constant:
-        return gs.Constant(self.names.new("pruneopt_mask"), np.ascontiguousarray(value))
+        array = np.ascontiguousarray(value).reshape(np.shape(value))  # a scalar stays one
+        return gs.Constant(self.names.new("pruneopt_mask"), array)
 
     def _node(
         self,

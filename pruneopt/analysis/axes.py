@@ -234,7 +234,7 @@ def _unify_mixed(prod_axis: Axis, cat: Axis) -> None:
 
 
 def _runs(pieces: Sequence[Axis], minor: Size) -> list[Axis]:
-    """The shortest runs of neighbouring parts whose sizes are multiples of `minor`; what is left is the last."""
+    """The shortest runs of neighbouring parts whose sizes `minor` divides; what is left is the last."""
     runs: list[Axis] = []
     run: list[Axis] = []
     for piece in pieces:

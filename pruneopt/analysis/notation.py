@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 TOKEN = re.compile(r"\(|\)|~?[A-Za-z_]\w*|~?\.\.\.|\d+|\*|\S")
 REST = ("...", "*")
@@ -20,7 +20,7 @@ REST = ("...", "*")
 
 @dataclass(frozen=True)
 class Dim:
-    """One dimension of a term: its factors (one unless in parentheses) and whether a statistic runs over it."""
+    """One dimension of a term: its factors (one unless in parentheses), and whether it is under a statistic."""
 
     factors: tuple[str, ...]
     statistic: bool = False
@@ -44,7 +44,7 @@ class Pattern:
         return frozenset(f for term in self.outputs for dim in term for f in dim.factors)
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(text: str) -> Pattern:
     """Parse a rule such as `m k, k n, n -> m n`.
 

@@ -13,9 +13,9 @@ from onnx import helper, numpy_helper
 from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.masks import Mask
-from pruneopt.analysis.observe import derived_tensors, observe
 from pruneopt.backends import ort
 from pruneopt.model import Model
+from pruneopt.passes.base import Context
 from pruneopt.passes.proof import distance
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
@@ -70,8 +70,7 @@ def analysed(model: Model, *sizes: tuple[int, ...], high: int = 0) -> Analysis:
         {"x": random.integers(0, high, s) if high else random.standard_normal(s).astype(np.float32)}
         for s in sizes
     ]
-    wanted = derived_tensors(model.graph)
-    return analyse(model, observe(model, ort.Observer(model, wanted), feeds, wanted))
+    return analyse(model, Context(ort.OnnxRuntime(), feeds).observation(model))
 
 
 def sizes(groups: list[Group]) -> list[tuple[int, bool]]:
@@ -89,7 +88,7 @@ def check(analysis: Analysis, seed: int = 0) -> None:
         masks[group.atom] = mask
     small = ort.Session(shrink(analysis, masks), optimize=False)
     for reference, feeds in Masked(analysis, masks).references():
-        expected, found = ort.Session(reference, optimize=False).run(feeds), small.run(feeds)
+        expected, found = ort.Session(reference, optimize=False).run(dict(feeds)), small.run(dict(feeds))
         assert max(distance(expected[n], found[n]) for n in expected) < 1e-5
 
 
@@ -211,7 +210,7 @@ def fused_qkv(net: Net) -> str:
 
 def contrib_layer(net: Net) -> str:
     """A transformer layer as ONNX Runtime's optimiser writes it."""
-    ms = {"domain": "com.microsoft"}
+    ms: dict[str, Any] = {"domain": "com.microsoft"}
     data = net.linear("x", 8, 16)
     mixed = net("Attention", data, net.w(16, 72), net.w(72), num_heads=4, **ms)
     one = net(

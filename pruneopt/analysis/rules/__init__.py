@@ -17,7 +17,8 @@ from pruneopt.analysis.op import Op
 
 Rule = Callable[[Op], None]
 MODULES = (
-    "elementwise movement indexing contraction normalisation reduction recurrent quantised attention fused spatial"
+    "elementwise movement indexing contraction normalisation reduction recurrent quantised attention fused "
+    "spatial"
 ).split()
 
 _TABLE: dict[tuple[str, str], list[tuple[int, Rule]]] = {}

@@ -173,7 +173,7 @@ def multi_head(op: Op) -> None:
 
 @rule("GroupQueryAttention", domain=MS)
 def group_query(op: Op) -> None:
-    """`b s (k r d), b t (k d), b t (k d) -> b s (k r d)`; head widths are blocks of 8, as its kernels want."""
+    """`b s (k r d), b t (k d), b t (k d) -> b s (k r d)`; head widths are blocks of 8."""
     kv, heads = op.attr("kv_num_heads"), op.attr("num_heads")
     others = ", , , , , , , (k r)"
     caches = "b k p d, b k p d"

@@ -50,7 +50,7 @@ def _skip_norm(op: Op, vectors: tuple[int, ...]) -> None:
 
 @rule("EmbedLayerNormalization", domain=MS)
 def embed_layer_norm(op: Op) -> None:
-    """`b s, b s, v c, p c, g c, c, c, b s, b s -> b s c, b, b s c`: rows are looked up, added and normalised."""
+    """`b s, b s, v c, p c, g c, c, c, b s, b s -> b s c, b, b s c`: looked up, added, normalised."""
     text = "b s, b s, v c, p c, g c, c, c, b s, q s -> b s c, b, b s c"
     names = op.relate(text)
     op.contractions.clear()  # rows are picked, not summed

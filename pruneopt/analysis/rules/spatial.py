@@ -96,8 +96,8 @@ def tensor_scatter(op: Op) -> None:
 
 
 @rule(
-    *"AffineGrid BlackmanWindow HammingWindow HannWindow MaxUnpool MelWeightMatrix NonMaxSuppression STFT".split(),
-    *"NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss".split(),
+    *"AffineGrid BlackmanWindow HammingWindow HannWindow MaxUnpool MelWeightMatrix".split(),
+    *"NonMaxSuppression STFT NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss".split(),
 )
 def by_position(op: Op) -> None:
     """Positions, classes or frequencies are values here."""

@@ -155,6 +155,14 @@ def _value_info(name: str, dtype: Any, shape: list[None]) -> onnx.ValueInfoProto
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
 
 
+def case(op: str, *inputs: Operand | None, **options: Any) -> Case:
+    """A case; `outputs`, `opset`, `domain`, `exact` and `note` are its fields, the rest are attributes."""
+    own = {k: options.pop(k) for k in ("opset", "domain", "exact", "note") if k in options}
+    wanted = options.pop("outputs", 1)
+    outs = (True,) * wanted if isinstance(wanted, int) else tuple(wanted)
+    return Case(op, inputs, options, outs, **own)
+
+
 def run(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Outputs by name, from the reference evaluator or, where it cannot, from ONNX Runtime."""
     names = [o.name for o in proto.graph.output]
