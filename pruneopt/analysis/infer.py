@@ -99,7 +99,8 @@ class _Inference:
         constants = [self._known(t) for t in node.inputs]
         op = Op(node, inputs, outputs, constants, self.opsets[node.domain or ""], self.seen.runs)
         rule = find_rule(node, op.opset)
-        unknown = any(axes is None and t.name for t, axes in zip(node.inputs, inputs, strict=True))
+        ends = [*zip(node.inputs, inputs, strict=True), *zip(node.outputs, outputs, strict=True)]
+        unknown = any(axes is None and tensor.name for tensor, axes in ends)
         if rule is None or unknown or any(True for _ in node.subgraphs()):
             op.freeze_all("has no rule" if rule is None else "works on tensors of unknown shape")
         else:

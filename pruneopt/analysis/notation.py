@@ -20,7 +20,7 @@ REST = ("...", "*")
 
 @dataclass(frozen=True)
 class Dim:
-    """One dimension of a term: its factors (one unless in parentheses), and whether it is under a statistic."""
+    """One dimension: its factors (one unless in parentheses), and whether a statistic runs over it."""
 
     factors: tuple[str, ...]
     statistic: bool = False

@@ -61,8 +61,9 @@ class Relation:
         if not term:
             return []  # the rule says nothing of it
         at = next((i for i, d in enumerate(term) if d.rest), None)
-        if len(axes) < len(term) - (at is not None):
-            return []  # a scalar where a vector may stand
+        if len(axes) < len(term) - (at is not None) or (at is None and len(axes) > len(term)):
+            self.op.freeze(axes, "its rank is not what the rule expects")  # a scalar has nothing to freeze
+            return []
         if at is None:
             return list(zip(range(len(axes)), term, axes, strict=True))
         after = len(term) - at - 1
