@@ -18,8 +18,7 @@ import onnxruntime as ort
 
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.calibration import Feeds
-from pruneopt.frontends.mapped import release
-from pruneopt.frontends.runtime import for_runtime
+from pruneopt.frontends.runtime import Handover, for_runtime
 from pruneopt.model import Model
 
 Shape = tuple[int, ...]
@@ -27,7 +26,7 @@ Array = np.ndarray[Any, Any]
 
 # Bytes of intermediate tensors that `observe` holds at once.
 CHUNK = 256 << 20
-# Bytes of weights from which on memory is spared: no packed copies, mapped pages are given back after each run.
+# Bytes of weights in files from which on memory is spared: no packed copies.
 LARGE_MODEL = 1 << 30
 # Types that ONNX Runtime's Python interface neither takes nor gives as NumPy arrays.
 FOREIGN: dict[str, np.dtype[Any]] = {
@@ -59,10 +58,9 @@ class Session:
         optimize: bool = True,
         shapes: Sequence[str] = (),
     ) -> None:
-        proto, self._weights = for_runtime(model)  # the session reads them where they are
-        _return(proto.graph, outputs, shapes)
-        self._large = sum(w.nbytes for w in self._weights.values()) > LARGE_MODEL
-        self._session = _loaded(proto.SerializeToString(), self._weights, threads, optimize, not self._large)
+        self._model = for_runtime(model)  # the session reads weights where they are
+        _return(self._model.proto.graph, outputs, shapes)
+        self._session = _loaded(self._model, threads, optimize)
         self.outputs: list[str] = [each.name for each in self._session.get_outputs()]
         ends = [*self._session.get_inputs(), *self._session.get_outputs()]
         self._types: dict[str, str] = {each.name: each.type for each in ends}
@@ -78,9 +76,6 @@ class Session:
             found = self._run_foreign(feeds) if self._foreign else self._session.run(self.outputs, feeds)
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
             raise PruneoptError(f"ONNX Runtime could not run the model: {_reason(error)}") from error
-        finally:
-            if self._large:  # two models side by side must not fill memory with mapped weights
-                release(self._weights.values())
         return dict(zip(self.outputs, found, strict=True))
 
     def accepts(self, feeds: Feeds) -> bool:
@@ -246,23 +241,25 @@ def _return(graph: onnx.GraphProto, outputs: Sequence[str] | None, shapes: Seque
     graph.output.extend(typed.get(name) or onnx.ValueInfoProto(name=name) for name in names)
 
 
-def _loaded(source: bytes, weights: dict[str, Array], threads: int, optimize: bool, prepack: bool) -> Any:
+def _loaded(model: Handover, threads: int, optimize: bool) -> Any:
     options = ort.SessionOptions()
-    if weights:
-        options.add_external_initializers(list(weights), [ort.OrtValue.ortvalue_from_numpy(w) for w in weights.values()])
+    if model.arrays:
+        held = [ort.OrtValue.ortvalue_from_numpy(array) for array in model.arrays.values()]
+        options.add_external_initializers(list(model.arrays), held)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", model.root)
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Idle threads of one session must not take time from another that is being measured.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not optimize or not prepack:  # packed weights are a second copy
+    if not optimize or model.in_files > LARGE_MODEL:  # packed weights are a second copy
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Shape nodes run first, so that the tensors they measure are freed early.
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(model.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
         raise PruneoptError(f"ONNX Runtime could not load the model: {_reason(error)}") from error
 

@@ -19,7 +19,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from pruneopt.errors import PruneoptError
-from pruneopt.model import Model, values
+from pruneopt.model import Model, constants, values
 
 Array = np.ndarray[Any, Any]
 Feeds = dict[str, Array]
@@ -198,6 +198,7 @@ LEVELS: dict[str, list[tuple[int, int]]] = {
     "length": [(7, 48), (7, 11), (32, 48), (6, 9), (64, 96), (256, 384)],
     "signal": [(7, 11), (512, 640), (2048, 3072), (16000, 20000), (64000, 80000)],
 }
+LARGE_MODEL = 1 << 30  # bytes of weights
 BATCHES = [(2, 3), (1, 1)]
 # How the dimensions of one kind relate: sizes of their own or one size; then, for models that turn out to be
 # less dynamic than they say, the same in both runs, or all as the batch.
@@ -214,8 +215,9 @@ def probe_sizes(model: Model) -> Iterator[tuple[Sizes, Sizes]]:
     """
     places = _places(model)
     seen: list[tuple[Sizes, Sizes]] = []
+    levels = (1, 0, 2, 3, 4) if _is_large(model) else range(5)
     for relations in RELATIONS:
-        for level, relation, batch in itertools.product(range(5), relations, BATCHES):
+        for level, relation, batch in itertools.product(levels, relations, BATCHES):
             pair = (
                 _assignment(places, relation, level, batch, 0),
                 _assignment(places, relation, level, batch, 1),
@@ -223,6 +225,11 @@ def probe_sizes(model: Model) -> Iterator[tuple[Sizes, Sizes]]:
             if pair not in seen:
                 seen.append(pair)
                 yield pair
+
+
+def _is_large(model: Model) -> bool:
+    """Whether every run is dear, so that short inputs go first."""
+    return sum(int(c._values.nbytes) for c in constants(model.graph)) > LARGE_MODEL
 
 
 def working_feeds(model: Model, runs: Callable[[Feeds], bool], seed: int = 0) -> tuple[Feeds, Feeds]:

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import mmap
 import tempfile
+import weakref
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-BIG = 1 << 24  # bytes; smaller arrays are not worth a file
+_files: weakref.WeakKeyDictionary[mmap.mmap, Path] = weakref.WeakKeyDictionary()
+BIG = 1 << 20  # bytes; smaller arrays are not worth a file
 
 
 def spill(array: Array) -> Array:
-    """The same values, read-only, in an unnamed temporary file that goes with the last view of it."""
+    """The same values, read-only, in a temporary file that goes with the last view of it."""
     if array.nbytes < BIG:
         return array
-    with tempfile.TemporaryFile(prefix="pruneopt-") as file:
-        file.write(np.ascontiguousarray(array).data)
+    with tempfile.NamedTemporaryFile(prefix="pruneopt-", delete=False) as file:
+        np.ascontiguousarray(array).tofile(file)
         file.flush()
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    _files[mapping] = Path(file.name)
+    weakref.finalize(mapping, Path(file.name).unlink, missing_ok=True)
     return np.frombuffer(mapping, array.dtype).reshape(array.shape)
+
+
+def spilled_file(array: Array) -> Path | None:
+    """The file that `array`, a result of `spill`, fills."""
+    mapping = _mapping(array)
+    return None if mapping is None else _files.get(mapping)
 
 
 def release(arrays: Iterable[Array]) -> None:

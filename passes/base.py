@@ -67,6 +67,7 @@ class Context:
         progress: told what happens, a line at a time.
         original: the model that the user gave.
         claim: that of the pass that made the current model, where it made one.
+        outputs: outputs of the original for those of `feeds` (by `id`) that it has run on already.
     """
 
     backend: Backend
@@ -78,6 +79,7 @@ class Context:
     progress: Progress = lambda text: None
     original: Model | None = None
     claim: Claim | None = None
+    outputs: dict[int, dict[str, Array]] = field(default_factory=dict)
     _seen: dict[int, tuple[Model, Observation]] = field(default_factory=dict)
 
     def session(self, model: Model, outputs: Sequence[str] | None = None, optimize: bool = True) -> Session:

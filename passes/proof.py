@@ -49,25 +49,33 @@ def prove(model: Model, claim: Claim, context: Context, tolerance: float = TOLER
         PruneoptError: they differ by more than `tolerance`. This is a bug of a rule, never of the user.
     """
     points = comparison_points(model.graph)
-    session = context.session(model, points, optimize=False)
     worst, inside = 0.0, 0
-    loaded: tuple[Model, Session] | None = None
-    for run, (reference, feeds) in enumerate(claim.references()):
-        if loaded is None or loaded[0] is not reference:
-            loaded = reference, context.session(reference, points, optimize=False)
-        expected, found = loaded[1].run(feeds), session.run(feeds)
+    references = list(_run(claim, points, context))  # before the other model: large ones take turns in memory
+    session = context.session(model, points, optimize=False)
+    for run, (reference, feeds, expected) in enumerate(references):
+        found = session.run(feeds)
         worst = max(worst, *(distance(expected[name], found[name]) for name in expected), 0.0)
         if run == 0 and claim.count():
-            pair = _Pair(model, reference, feeds, claim, context)
             silent = [name for name, value in expected.items() if _is_silent(value)]
+            pair = _Pair(model, reference, feeds, claim, context)
             inside, error = pair.behind(silent, hidden(model.graph))
             worst = max(worst, error)
     if not worst <= tolerance:
         raise PruneoptError(
-            f"the rewritten model differs from the masked original by {worst:.1e} (at most {tolerance:.0e} is "
-            "allowed), so nothing was written; please report this model"
+            f"the rewritten model differs from the masked original by {worst:.1e} (at most {tolerance:.0e} "
+            "is allowed), so nothing was written; please report this model"
         )
     return Equivalence(worst, claim.count(), inside)
+
+
+def _run(
+    claim: Claim, points: Sequence[str], context: Context
+) -> Iterator[tuple[Model, Feeds, dict[str, Any]]]:
+    loaded: tuple[Model, Session] | None = None
+    for reference, feeds in claim.references():
+        if loaded is None or loaded[0] is not reference:
+            loaded = reference, context.session(reference, points, optimize=False)
+        yield reference, feeds, loaded[1].run(feeds)
 
 
 SQUASHING = {"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh", "ArgMax", "ArgMin", "Round", "Cast"}
@@ -182,7 +190,9 @@ class _Pair:
         both = [name for name in names if name in self.known]
         for at in range(0, len(both), AT_ONCE):
             chunk = both[at : at + AT_ONCE]
-            found, expected = (self.context.session(m, chunk, optimize=False).run(self.feeds) for m in self.models)
+            found, expected = (
+                self.context.session(m, chunk, optimize=False).run(self.feeds) for m in self.models
+            )
             for name in chunk:
                 whole = expected.pop(name)
                 left = self.claim.kept(name, whole, 0) if isinstance(whole, np.ndarray) else None

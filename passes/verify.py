@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
 
 Array = npt.NDArray[Any]
+AT_ONCE = 64  # batches whose outputs are held together
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,23 @@ def fidelity(
         Per output: `rel_l2` (norm of the difference over norm of the original), `cosine` (mean over the last
         dimension's vectors) and `argmax_agreement` (share of those vectors with the same largest entry).
     """
-    before, after = context.session(original), context.session(model)
     sums: dict[str, _Sums] = {}
-    for feeds in batches:
-        expected, found = before.run(feeds), after.run(feeds)
+    for expected, found in _pairs(context, original, model, batches):
         for name, value in expected.items():
             if isinstance(value, np.ndarray) and value.dtype.kind in "fV" and value.size:
                 sums.setdefault(name, _Sums()).add(value.astype(np.float64), found[name].astype(np.float64))
     return {name: total.figures() for name, total in sums.items()}
+
+
+def _pairs(
+    context: Context, original: Model, model: Model, batches: Iterable[Mapping[str, Array]]
+) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
+    """Outputs of both models, a chunk of batches at a time: large models take turns in memory."""
+    rest = iter(batches)
+    while chunk := list(islice(rest, AT_ONCE)):
+        known = [context.outputs.get(id(feeds)) for feeds in chunk] if original is context.original else [None]
+        expected = known if all(known) else list(map(context.session(original).run, chunk))
+        yield from zip(expected, map(context.session(model).run, chunk), strict=True)
 
 
 class _Sums:

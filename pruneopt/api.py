@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pruneopt.errors import PruneoptError, UsageError
-from pruneopt.model import Model
 
 if TYPE_CHECKING:
     import numpy as np
 
     from pruneopt.analysis.explain import Inspection
     from pruneopt.analysis.observe import Observer, Run
+    from pruneopt.model import Model
     from pruneopt.passes.base import Context, Pass
     from pruneopt.report import Report, Result
 
@@ -26,6 +26,8 @@ MOST_TIMED = 1 << 30  # bytes of weights: two larger models side by side would f
 
 def load(path: str | Path) -> Model:
     """Read an ONNX model, its external data mapped, not read. Raises PruneoptError saying what is wrong."""
+    from pruneopt.model import Model
+
     return Model.load(path)
 
 
@@ -135,10 +137,14 @@ def make_context(
     progress("load")
     batches = load_calibration(calib, model) if isinstance(calib, str) else list(calib or ())
     backend, derived = OnnxRuntime(), derived_tensors(model.graph)
-    trial = _Trial(model, backend.observer(_runnable(model), derived))
+    made = {t.name for node in model.graph.nodes for t in node.outputs}
+    trial = _Trial(model, backend.observer(_runnable(model), derived | (made & {t.name for t in model.outputs})))
     feeds = working_feeds(model, trial.works, seed)
     context = Context(backend, feeds, batches, tuple(keep), seed, threads, progress, original=model)
     context.seen(model, observation(model, [trial.runs[id(batch)] for batch in feeds], feeds, derived))
+    for batch in feeds:
+        values = trial.runs[id(batch)][1]
+        context.outputs[id(batch)] = {t.name: values[t.name] for t in model.outputs if t.name in values}
     return context
 
 

@@ -45,7 +45,7 @@ def test_inspect_and_explain(source: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_compare(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(source), str(source), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["fidelity"]["y"]["rel_l2"] == 0
+    assert json.loads(capsys.readouterr().out)["fidelity"]["y"]["rel_l2"] < 1e-6
 
 
 BAD = {
