@@ -34,6 +34,7 @@ PUBLIC = {
     "PruneoptError",
     "Result",
     "UsageError",
+    "compare",
     "inspect",
     "load",
     "prune",
