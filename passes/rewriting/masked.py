@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, find
@@ -114,9 +115,17 @@ class _Masking:
             array = values(data)
             at = np.zeros((), array.dtype) if zero is None else values(zero)
             return self._constant(np.where(keep, array, at))
-        if zero is None:
-            zero = self._node("Sub", [data, data], self.before, use.node)
-        return self._node("Where", [self._constant(keep), data, zero], self.before, use.node)
+        wide, at_zero = (  # Where is not implemented for all integer types
+            self._constant(np.zeros((), np.int32))
+            if tensor is None
+            else self._node("Cast", [tensor], self.before, use.node, to=int(onnx.TensorProto.INT32))
+            for tensor in (data, zero)
+        )
+        masked = self._node("Where", [self._constant(keep), wide, at_zero], self.before, use.node)
+        if isinstance(zero, gs.Constant):
+            kind = onnx.helper.np_dtype_to_tensor_dtype(values(zero).dtype)
+            return self._node("Cast", [masked], self.before, use.node, to=int(kind))
+        return self._node("CastLike", [masked, data], self.before, use.node)
 
     def _rank(self, node: gs.Node, slot: int) -> int:
         tensor = node.inputs[slot]
