@@ -7,13 +7,14 @@ claim before the next pass runs, so that a model that fails is never seen by any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from pruneopt.analysis.observe import Feeds, Observation, Observer, derived_tensors, observe
+from pruneopt.analysis.bodies import inner_tensors
+from pruneopt.analysis.observe import Feeds, Observation, Observer, derived_tensors, observe, observe_bodies
 from pruneopt.frontends.widen import has_halves, widen, widen_feeds
 from pruneopt.model import Model
 from pruneopt.passes.proof import prove as prove
@@ -80,6 +81,7 @@ class Context:
     original: Model | None = None
     claim: Claim | None = None
     outputs: dict[int, dict[str, Array]] = field(default_factory=dict)
+    _made: dict[Hashable, Any] = field(default_factory=dict)
     _seen: dict[int, tuple[Model, Observation]] = field(default_factory=dict)
 
     def session(self, model: Model, outputs: Sequence[str] | None = None, optimize: bool = True) -> Session:
@@ -94,9 +96,17 @@ class Context:
         if known is None:
             wanted = derived_tensors(model.graph)
             wide, feeds = (widen(model), list(map(widen_feeds, self.feeds))) if has_halves(model) else (model, self.feeds)
-            known = (model, observe(model, self.backend.observer(wide, wanted), feeds, wanted))
+            main = wanted - set(inner_tensors(model.graph))
+            known = (model, observe(model, self.backend.observer(wide, main), feeds, main))
+            observe_bodies(wide, known[1], self.backend.observer, feeds)
             self._seen[id(model)] = known
         return known[1]
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` returned when it was first called for `key` during this run."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def seen(self, model: Model, observation: Observation) -> None:
         """Declare what `model`'s tensors look like."""

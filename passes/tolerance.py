@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.repair import Repair
+from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.verify import fidelity
 from pruneopt.passes.width import Width
 
@@ -35,12 +37,18 @@ class Tolerance:
         for share in _bisection(low, high):
             try:
                 outcome = Width(macs=share.at).run(model, context)
-                share.fits = self._distance(outcome.model, model, context) <= self.error
+                share.fits = self._distance(self._mended(outcome, context), model, context) <= self.error
             except PruneoptError:  # not even the floors of all groups reach it
                 share.fits = False
             if share.fits:
                 best = replace(outcome, entry=outcome.entry | {"macs": share.at})
         return best
+
+    def _mended(self, outcome: Outcome, context: Context) -> Model:
+        """As the repair that follows would leave it, at least as good."""
+        if not context.calibration or not isinstance(outcome.claim, Masked) or not outcome.claim.masks:
+            return outcome.model
+        return Repair(ways="self").mend(outcome.model, outcome.claim, context).model
 
     def _distance(self, model: Model, original: Model, context: Context) -> float:
         batches = list(context.calibration) or list(context.feeds)

@@ -75,9 +75,7 @@ class Width:
 
     def run(self, model: Model, context: Context) -> Outcome:
         """Analyse, plan, select and rewrite."""
-        analysis = analyse(model, context.observation(model), context.keep)
-        groups = [g for g in find_groups(analysis) if self._wants(g)]
-        evidence = self._evidence(analysis, groups, context)
+        analysis, groups, evidence = context.once((id(model), self.coupled, self.only), lambda: self._study(model, context))
         kept = self._kept(analysis, groups, evidence, context)
         masks = self._select(groups, kept, evidence)
         small = shrink(analysis, masks)
@@ -86,12 +84,15 @@ class Width:
             context.seen(small, looks)
         return Outcome(small, {"groups": _entries(groups, masks)}, Masked(analysis, masks))
 
-    def _evidence(self, analysis: Analysis, groups: Sequence[Group], context: Context) -> Evidence:
+    def _study(self, model: Model, context: Context) -> tuple[Analysis, list[Group], Evidence]:
+        """What there is to prune, and what the calibration data says of it."""
+        analysis = analyse(model, context.observation(model), context.keep)
+        groups = [g for g in find_groups(analysis) if self._wants(g)]
         if not context.calibration:
-            return Evidence(analysis, context.seed)
+            return analysis, groups, Evidence(analysis, context.seed)
         context.progress("statistics")
         fit, _ = hold_out(split_batches(context.calibration))
-        return gather(analysis, [g.atom for g in groups], context, fit)
+        return analysis, groups, gather(analysis, [g.atom for g in groups], context, fit)
 
     def _wants(self, group: Group) -> bool:
         if group.coupled and not self.coupled:

@@ -85,6 +85,7 @@ def _passes(
     macs: float | None, params: float | None, bytes: float | None, tolerance: float | None, passes: Sequence[Pass] | None
 ) -> Sequence[Pass]:
     from pruneopt.passes.repair import Repair
+    from pruneopt.passes.rotate import Rotate
     from pruneopt.passes.tolerance import Tolerance
     from pruneopt.passes.width import Width
 
@@ -94,8 +95,8 @@ def _passes(
     if passes is not None:
         return passes
     if budgets:
-        return (Width(**budgets), Repair())
-    return (Tolerance(0.01 if tolerance is None else tolerance),)
+        return (Rotate(), Width(**budgets), Repair())
+    return (Rotate(), Tolerance(0.01 if tolerance is None else tolerance), Repair())
 
 
 def inspect(model: Model, keep: Sequence[str] = ()) -> Inspection:

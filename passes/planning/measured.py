@@ -32,9 +32,10 @@ def plan(
 ) -> Kept:
     """Sizes of all groups within the limits, of least damage at the model's outputs as far as it was measured."""
     curves = {g: c for g in groups if (c := curve_of(g, evidence)) is not None}
-    context.progress(f"probe {len(curves)} groups")
-    worth = rates(curves, evidence, context, batches)
-    return allocate(_choices(groups, curves, worth, align, floor), limits)
+    if not evidence.rates:
+        context.progress(f"probe {len(curves)} groups")
+        evidence.rates |= rates(curves, evidence, context, batches)
+    return allocate(_choices(groups, curves, evidence.rates, align, floor), limits)
 
 
 def _choices(

@@ -70,7 +70,7 @@ class Evidence:
         moments: per consumer's name the moments of its input; empty without calibration data.
         pairs: per atom the moments of both sides of products over it.
         consumers: all consumers of the model.
-        curves: what `planning.curves` has worked out already.
+        curves, rates: what `planning` has worked out already.
     """
 
     analysis: Analysis
@@ -79,6 +79,7 @@ class Evidence:
     consumers: list[Consumer] = field(default_factory=list)
     pairs: dict[Axis, list[PairMoments]] = field(default_factory=dict)
     curves: dict[Group, Any] = field(default_factory=dict)
+    rates: dict[Group, float] = field(default_factory=dict)
 
     def views(self, group: Group) -> list[View]:
         """The group as each consumer sees it.
