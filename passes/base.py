@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from pruneopt.analysis.bodies import inner_tensors
+from pruneopt.analysis.bodies import main_tensors
 from pruneopt.analysis.observe import Feeds, Observation, Observer, derived_tensors, observe, observe_bodies
 from pruneopt.frontends.widen import has_halves, widen, widen_feeds
 from pruneopt.model import Model
@@ -94,10 +94,9 @@ class Context:
         """Sizes and values of `model`'s tensors; measured once per model."""
         known = self._seen.get(id(model))
         if known is None:
-            wanted = derived_tensors(model.graph)
             wide, feeds = (widen(model), list(map(widen_feeds, self.feeds))) if has_halves(model) else (model, self.feeds)
-            main = wanted - set(inner_tensors(model.graph))
-            known = (model, observe(model, self.backend.observer(wide, main), feeds, main))
+            watched = derived_tensors(model.graph) & main_tensors(model.graph)
+            known = (model, observe(model, self.backend.observer(wide, watched), feeds, watched))
             observe_bodies(wide, known[1], self.backend.observer, feeds)
             self._seen[id(model)] = known
         return known[1]

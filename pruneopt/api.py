@@ -130,19 +130,23 @@ def make_context(
     progress: Callable[[str], None] = lambda text: None,
 ) -> Context:
     """What passes need to run on `model`: the ONNX Runtime backend, and inputs of two sizes that work."""
-    from pruneopt.analysis.observe import derived_tensors, observation
+    from pruneopt.analysis.bodies import main_tensors
+    from pruneopt.analysis.observe import derived_tensors, observation, observe_bodies
     from pruneopt.backends.ort import OnnxRuntime
     from pruneopt.frontends.calibration import load_calibration, working_feeds
+    from pruneopt.frontends.widen import widen_feeds
     from pruneopt.passes.base import Context
 
     progress("load")
     batches = load_calibration(calib, model) if isinstance(calib, str) else list(calib or ())
-    backend, derived = OnnxRuntime(), derived_tensors(model.graph)
-    made = {t.name for node in model.graph.nodes for t in node.outputs}
-    trial = _Trial(model, backend.observer(_runnable(model), derived | (made & {t.name for t in model.outputs})))
+    backend, made, runnable = OnnxRuntime(), main_tensors(model.graph), _runnable(model)
+    derived = derived_tensors(model.graph) & made
+    trial = _Trial(model, backend.observer(runnable, derived | (made & {t.name for t in model.outputs})))
     feeds = working_feeds(model, trial.works, seed)
     context = Context(backend, feeds, batches, tuple(keep), seed, threads, progress, original=model)
-    context.seen(model, observation(model, [trial.runs[id(batch)] for batch in feeds], feeds, derived))
+    seen = observation(model, [trial.runs[id(batch)] for batch in feeds], feeds, derived)
+    observe_bodies(runnable, seen, backend.observer, list(map(widen_feeds, feeds)))
+    context.seen(model, seen)
     for batch in feeds:
         values = trial.runs[id(batch)][1]
         context.outputs[id(batch)] = {t.name: values[t.name] for t in model.outputs if t.name in values}

@@ -17,6 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, find
+from pruneopt.analysis.bodies import graphs_of
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import Mask, Masks, mask_of, touched
 from pruneopt.analysis.observe import Feeds
@@ -202,7 +203,8 @@ class _Masking:
 
     def _insert(self) -> None:
         """Put the new nodes around the old ones, in order."""
-        whole: list[gs.Node] = []
-        for node in self.copy.graph.nodes:
-            whole += [*self.before.get(id(node), []), node, *self.after.get(id(node), [])]
-        self.copy.graph.nodes = whole
+        for graph in graphs_of(self.copy.graph):
+            whole: list[gs.Node] = []
+            for node in graph.nodes:
+                whole += [*self.before.get(id(node), []), node, *self.after.get(id(node), [])]
+            graph.nodes = whole

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.bodies import nodes_of
 from pruneopt.analysis.cost import stored_cost
 from pruneopt.analysis.infer import Analysis, ConstantUse
 from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
@@ -76,13 +77,13 @@ def _from_end(analysis: Analysis, witness: Witness) -> bool:
 
 def twins(model: Model, copy: Model) -> dict[int, gs.Node]:
     """The copy's node for each node of `model`, by `id`."""
-    return {id(a): b for a, b in zip(model.graph.nodes, copy.graph.nodes, strict=True)}
+    return {id(a): b for a, b in zip(nodes_of(model.graph), nodes_of(copy.graph), strict=True)}
 
 
 def tidy(model: Model) -> Model:
     """Forget inferred shapes, which are stale now; the signature stays."""
     ends = {t.name for t in (*model.graph.inputs, *model.graph.outputs)}
-    for node in model.graph.nodes:
+    for node in nodes_of(model.graph):
         for tensor in node.outputs:
             if isinstance(tensor, gs.Variable) and tensor.name not in ends:
                 tensor.shape = None

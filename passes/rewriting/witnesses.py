@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.bodies import graphs_of
 from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
 from pruneopt.analysis.observe import Observation
 from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Sizes, Style, Witness
@@ -148,7 +149,8 @@ class WitnessWriter:
 
     def _node(self, op: str, inputs: list[gs.Tensor], before: gs.Node, attrs: dict[str, Any]) -> gs.Tensor:
         out = gs.Variable(self.names.new("pruneopt_size"), np.dtype(np.int64))
-        nodes = self.model.graph.nodes
-        at = next(i for i, n in enumerate(nodes) if n is before)
-        nodes.insert(at, gs.Node(op, out.name, attrs, list(inputs), [out]))
+        home, at = next(
+            (graph, i) for graph in graphs_of(self.model.graph) for i, n in enumerate(graph.nodes) if n is before
+        )
+        home.nodes.insert(at, gs.Node(op, out.name, attrs, list(inputs), [out]))
         return out

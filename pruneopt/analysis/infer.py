@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Clash, Reason, freeze, is_frozen, unify
+from pruneopt.analysis.bodies import inner_tensors, nodes_of
 from pruneopt.analysis.observe import Observation, derived_tensors
 from pruneopt.analysis.op import Axes, Op, Use
 from pruneopt.analysis.rules import find_rule
@@ -61,7 +62,7 @@ def analyse(model: Model, seen: Observation, keep: tuple[str, ...] = (), free_en
     """Find out which axes of `model` must shrink together.
 
     Args:
-        model: its main graph is analysed; bodies of If, Loop and Scan stay as they are.
+        model: its main graph, and the bodies of If, Loop and Scan where `seen` knows their tensors.
         seen: sizes and values observed on `model` itself.
         keep: glob patterns of tensor names no axis of which may change.
         free_ends: the model's inputs and outputs may change, too.
@@ -76,17 +77,19 @@ class _Inference:
         self.free_ends = free_ends
         self.weights: set[str] = set()
         self.result = Analysis(model, seen)
-        self.opsets = {domain: model.opset(domain) for domain in {n.domain or "" for n in model.graph.nodes}}
+        self.nodes = list(nodes_of(model.graph))
+        self.opsets = {domain: model.opset(domain) for domain in {n.domain or "" for n in self.nodes}}
+        self.closed = not all(name in seen.shapes for name in inner_tensors(model.graph) or [""])
 
     def run(self) -> Analysis:
         graph = self.result.model.graph
         for tensor in [] if self.free_ends else graph.inputs:
             self._freeze(self._variable(tensor), f"input '{tensor.name}' of the model")
-        for node in graph.nodes:
+        for node in graph.nodes if self.closed else self.nodes:
             self._apply(node)
         for tensor in [] if self.free_ends else graph.outputs:
             self._freeze(self._variable(tensor), f"output '{tensor.name}' of the model")
-        for tensor in _captured(graph):
+        for tensor in _captured(graph) if self.closed else ():
             self._freeze(self._variable(tensor), f"'{tensor.name}' is used inside a control-flow body")
         self._keep_named()
         self._follow_weights()
@@ -97,11 +100,13 @@ class _Inference:
         inputs = [self._input(node, slot) for slot in range(len(node.inputs))]
         outputs = [self._variable(t) for t in node.outputs]
         constants = [self._known(t) for t in node.inputs]
-        op = Op(node, inputs, outputs, constants, self.opsets[node.domain or ""], self.seen.runs)
+        op = Op(node, inputs, outputs, constants, self.opsets[node.domain or ""], self.seen.runs, self._variable)
         rule = find_rule(node, op.opset)
         ends = [*zip(node.inputs, inputs, strict=True), *zip(node.outputs, outputs, strict=True)]
         unknown = any(axes is None and tensor.name for tensor, axes in ends)
-        if rule is None or unknown or any(True for _ in node.subgraphs()):
+        if self.closed and any(True for _ in node.subgraphs()):
+            op.freeze_all("its bodies could not be looked into")
+        elif rule is None or unknown:
             op.freeze_all("has no rule" if rule is None else "works on tensors of unknown shape")
         else:
             rule(op)
@@ -157,7 +162,7 @@ class _Inference:
         """What a weight is computed from (dequantised, scaled, transposed) is a weight, too."""
         computed = derived_tensors(self.result.model.graph)
         sources: set[int] = set()
-        for node in reversed(self.result.model.graph.nodes):
+        for node in reversed(self.nodes):
             if any(t.name in self.weights for t in node.outputs) and all(
                 t.name in computed for t in node.outputs
             ):

@@ -7,7 +7,7 @@ chain (`static_values`), never from two runs agreeing by chance (`min(length, 51
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Size
+from pruneopt.analysis.bodies import SEEN, inner_tensors, nodes_of, opened
+from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, values
 
 Array = npt.NDArray[Any]
@@ -79,6 +81,25 @@ def observation(model: Model, observed: Sequence[Run], feeds: Sequence[Feeds], w
     return seen
 
 
+def observe_bodies(
+    model: Model, seen: Observation, observer: Callable[[Model, set[str]], Observer], feeds: Sequence[Feeds]
+) -> None:
+    """Add what the tensors inside If, Loop and Scan look like; nothing where they cannot be run by themselves."""
+    inner = inner_tensors(model.graph)
+    if not inner:
+        return
+    watched = {name + SEEN for name in derived_tensors(model.graph) & set(inner)}
+    try:
+        trial = observer(opened(model), watched)
+        runs = [trial.run(batch) for batch in feeds]
+    except PruneoptError:
+        return
+    found = observation(model, runs, feeds, watched)
+    seen.shapes |= {n: found.shapes[n + SEEN] for n in inner if n + SEEN in found.shapes}
+    seen.values |= {n.removesuffix(SEEN): v for n, v in found.values.items()}
+    seen.static = static_values(model.graph, seen)
+
+
 def _is_array(value: object) -> bool:
     return isinstance(value, np.ndarray)
 
@@ -86,7 +107,7 @@ def _is_array(value: object) -> bool:
 def derived_tensors(graph: gs.Graph) -> set[str]:
     """Names of the node outputs that depend on constants and shapes only."""
     derived: set[str] = set()
-    for node in graph.nodes:
+    for node in nodes_of(graph):
         if node.op in RANDOM or any(True for _ in node.subgraphs()):
             continue
         inputs = (t for t in node.inputs if t.name)
@@ -98,7 +119,7 @@ def derived_tensors(graph: gs.Graph) -> set[str]:
 def static_values(graph: gs.Graph, seen: Observation) -> dict[str, Array]:
     """Values of derived tensors none of whose entries a dynamic dimension can reach."""
     chain = _Chain(seen)
-    for node in graph.nodes:
+    for node in nodes_of(graph):
         for out in node.outputs:
             if out.name in seen.values:
                 chain.follow(node, out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,7 @@ class Op:
         constants: value of each input that is a constant or static, None otherwise.
         opset: version of the node's operator set.
         runs: number of observations, the length of every `Size`.
+        axes_of: axes of a variable of the graph or of a body.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Op:
         constants: list[npt.NDArray[Any] | None],
         opset: int,
         runs: int,
+        axes_of: Callable[[gs.Tensor], Axes | None] = lambda tensor: None,
     ) -> None:
         self.node = node
         self.inputs = inputs
@@ -60,6 +62,7 @@ class Op:
         self.constants = constants
         self.opset = opset
         self.runs = runs
+        self.axes_of = axes_of
         self.contractions: list[Use] = []
         self.statistics: list[Use] = []
         self.witnesses: list[Witness] = []

@@ -18,7 +18,7 @@ from pruneopt.analysis.op import Op
 Rule = Callable[[Op], None]
 MODULES = (
     "elementwise movement indexing contraction normalisation reduction recurrent quantised attention fused "
-    "spatial"
+    "spatial control"
 ).split()
 
 _TABLE: dict[tuple[str, str], list[tuple[int, Rule]]] = {}

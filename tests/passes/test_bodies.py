@@ -1,0 +1,111 @@
+"""Width is removed inside If, Loop and Scan bodies, too, and through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import pruneopt as po
+from tests import models
+
+
+def _value(name: str, shape: list[int] | None = None) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def _weights(*shapes: tuple[str, int, int]) -> list[onnx.TensorProto]:
+    rng = np.random.default_rng(0)
+    return [numpy_helper.from_array((rng.standard_normal((a, b)) / np.sqrt(a)).astype(np.float32), n) for n, a, b in shapes]
+
+
+def _model(nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], x: list[object], y: list[object]) -> onnx.ModelProto:
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", x), ("y", y))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def branches() -> onnx.ModelProto:
+    """A hidden width in front of an If, one inside each branch, and one that leaves it."""
+    bodies = []
+    for name, act in (("a", "Relu"), ("b", "Tanh")):
+        inner = [
+            helper.make_node("MatMul", ["h", f"{name}1"], [f"{name}h"]),
+            helper.make_node(act, [f"{name}h"], [f"{name}r"]),
+            helper.make_node("MatMul", [f"{name}r", f"{name}2"], [f"{name}o"]),
+        ]
+        weights = _weights((f"{name}1", 32, 48), (f"{name}2", 48, 24))
+        bodies.append(helper.make_graph(inner, name, [], [_value(f"{name}o")], weights))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["h0"]),
+        helper.make_node("Relu", ["h0"], ["h"]),
+        helper.make_node("ReduceMean", ["x"], ["m"], keepdims=0),
+        helper.make_node("Greater", ["m", "zero"], ["c"]),
+        helper.make_node("If", ["c"], ["o"], then_branch=bodies[0], else_branch=bodies[1]),
+        helper.make_node("MatMul", ["o", "w1"], ["y"]),
+    ]
+    zero = numpy_helper.from_array(np.float32(0), "zero")
+    return _model(nodes, [*_weights(("w0", 8, 32), ("w1", 24, 5)), zero], ["n", 8], ["n", 5])
+
+
+def loop() -> onnx.ModelProto:
+    """A state that a loop updates through a wider layer."""
+    inner = [
+        helper.make_node("MatMul", ["s", "l1"], ["lh"]),
+        helper.make_node("Relu", ["lh"], ["lr"]),
+        helper.make_node("MatMul", ["lr", "l2"], ["lo"]),
+        helper.make_node("Identity", ["go"], ["going"]),
+    ]
+    ends = [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("go", TensorProto.BOOL, [])]
+    out = helper.make_tensor_value_info("going", TensorProto.BOOL, [])
+    body = helper.make_graph(inner, "body", [*ends, _value("s")], [out, _value("lo")], _weights(("l1", 32, 48), ("l2", 48, 32)))
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["h"]),
+        helper.make_node("Loop", ["three", "", "h"], ["t"], body=body),
+        helper.make_node("MatMul", ["t", "w1"], ["y"]),
+    ]
+    three = numpy_helper.from_array(np.array(3, np.int64), "three")
+    return _model(nodes, [*_weights(("w0", 8, 32), ("w1", 32, 5)), three], ["n", 8], ["n", 5])
+
+
+def scan() -> onnx.ModelProto:
+    """A recurrent cell over time steps, its state and its outputs."""
+    inner = [
+        helper.make_node("MatMul", ["xt", "i"], ["si"]),
+        helper.make_node("MatMul", ["s", "r"], ["sr"]),
+        helper.make_node("Add", ["si", "sr"], ["ss"]),
+        helper.make_node("Tanh", ["ss"], ["so"]),
+        helper.make_node("Identity", ["so"], ["st"]),
+    ]
+    weights = _weights(("i", 8, 32), ("r", 32, 32))
+    body = helper.make_graph(inner, "cell", [_value("s"), _value("xt")], [_value("so"), _value("st")], weights)
+    state = numpy_helper.from_array(np.zeros((1, 32), np.float32), "s0")
+    nodes = [
+        helper.make_node("Scan", ["s0", "x"], ["last", "all"], body=body, num_scan_inputs=1),
+        helper.make_node("MatMul", ["all", "w1"], ["y"]),
+    ]
+    return _model(nodes, [*_weights(("w1", 32, 5)), state], ["t", 1, 8], ["t", 1, 5])
+
+
+@pytest.mark.parametrize(("net", "groups"), [(branches, {32, 48, 24}), (loop, {32, 48}), (scan, {32})])
+def test_widths_inside_and_through_bodies_shrink(net: Callable[[], onnx.ModelProto], groups: set[int]) -> None:
+    model = models.loaded(net())
+    assert {g.size for g in po.inspect(model).groups} == groups
+    report = po.prune(model, passes="width{ratio=0.5}", timed=False).report
+    assert report["equivalence"]["max_rel_error"] < 1e-5
+    assert report["output"]["params"] / report["input"]["params"] < 0.55
+
+
+def test_bodies_with_equal_names_stay_as_they_are() -> None:
+    proto = branches()
+    for attribute in proto.graph.node[4].attribute:
+        for node in attribute.g.node:
+            if node.op_type != "If":
+                node.output[0] = node.output[0].replace("b", "a")
+                node.input[0] = node.input[0].replace("b", "a")
+        attribute.g.output[0].name = "ao"
+    report = po.prune(models.loaded(proto), passes="width{ratio=0.5}", timed=False).report
+    assert report["equivalence"]["max_rel_error"] < 1e-5
