@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pruneopt.passes.base import Claim, Context, Session
 
 TOLERANCE = 1e-4  # float32 rounding over a deep net stays well below; a wrong rewrite is orders above
-FLOOR = 1e-3  # inner tensors smaller than that may be nothing but rounding errors of larger ones
+FLOOR = 1e-2  # inner tensors smaller than that may be nothing but rounding errors of larger ones
 AT_ONCE = 8  # inner tensors held in memory together
 MOST = 64  # inner tensors compared at all, the last ones
 

@@ -25,7 +25,7 @@ from pruneopt.passes.statistics.evidence import Evidence, gather
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
 Array = npt.NDArray[Any]
-LINEAR = {"MatMul", "Gemm", "Add", "Reshape", "Transpose", "Mul", "Div", "Identity", "Squeeze", "Unsqueeze", "Split", "Slice"}
+LINEAR = {"MatMul", "Gemm", "Add", "Shape", "Reshape", "Transpose", "Mul", "Div", "Identity", "Squeeze", "Unsqueeze", "Split", "Slice"}
 DAMPING = 1e-3  # of the mean variance: keeps the basis well conditioned
 
 
@@ -111,7 +111,8 @@ class _Turner:
             own = factors(use.axes[dim])
             sizes = [f.size[0] for f in own[:-1]]
             makes = use.node.op in ("Add", "MatMul") or (use.node.op == "Gemm" and use.slot)
-            if int(np.prod(sizes)) != heads or not makes or sum(u.constant is use.constant for u, _ in uses) > 1:
+            tied = use.weight and len(use.constant.outputs) > 1
+            if int(np.prod(sizes)) != heads or not makes or tied:
                 return False
         return True
 

@@ -26,6 +26,7 @@ from pruneopt.passes.statistics.rows import Sampler
 from pruneopt.passes.statistics.stream import Stream
 
 Array = npt.NDArray[Any]
+FACTORS = (0.1, 1.0, 4.0)  # of the ridge, of which held-out rows choose
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,11 @@ class _Sequence:
         bias = bias_of(self.nodes[consumer.name])
         if bias is None:
             bias = np.zeros(consumer.matrix.shape[0] * consumer.matrix.shape[1])
-        own = self._towards_self(consumer, fit, keep, bias)
+        own = self._towards_self(consumer, fit, held, keep, bias)
         if junction is None:
             return own
-        other = self._towards_stream(consumer, fit, keep)
-        return min((own, other), key=lambda found: _error(found, held))
+        other = [self._towards_stream(consumer, fit, keep, factor) for factor in FACTORS]
+        return min((own, *other), key=lambda found: _error(found, held))
 
     def _moments(self, consumer: Consumer, junction: Junction | None) -> tuple[Moments, Moments]:
         """Moments of the consumer's input, and of its target where it has one: to fit on, and held out."""
@@ -124,19 +125,22 @@ class _Sequence:
             return totals
         return [t - s for t, (s,) in zip(totals, self.pruned.reach(junction.skip), strict=True)]
 
-    def _towards_self(self, consumer: Consumer, fit: Moments, keep: Array, bias: Array) -> Refit:
-        weight, mean = consumer.matrix, fit.mean
+    def _towards_self(self, consumer: Consumer, fit: Moments, held: Moments, keep: Array, bias: Array) -> Refit:
+        """Of the ridges tried the one that serves the held-out rows best."""
+        weight = consumer.matrix
         if keep.all():
             return Refit(weight, bias)
-        kept = weight * keep
+        tried = [weight * keep]
         if self.settings.way != "bias":
-            added = self._ridge(consumer, fit.covariance, 1.0)
-            kept = refit(weight, fit.covariance, weight @ fit.covariance, added, keep)
-        moved = np.einsum("gof,gf->go", weight - kept, mean)
-        return Refit(kept, bias + moved.reshape(-1))
+            covariance, other = fit.covariance, held.covariance
+            added = (self._ridge(consumer, covariance, factor) for factor in FACTORS)
+            tried = [refit(weight, covariance, weight @ covariance, each, keep) for each in added]
+            tried.sort(key=lambda kept: np.einsum("gof,gof->", (weight - kept) @ other, weight - kept))
+        moved = np.einsum("gof,gf->go", weight - tried[0], fit.mean)
+        return Refit(tried[0], bias + moved.reshape(-1))
 
-    def _towards_stream(self, consumer: Consumer, fit: Moments, keep: Array) -> Refit:
-        added = self._ridge(consumer, fit.covariance, 2.0)
+    def _towards_stream(self, consumer: Consumer, fit: Moments, keep: Array, factor: float) -> Refit:
+        added = self._ridge(consumer, fit.covariance, 2 * factor)
         kept = refit(consumer.matrix, fit.covariance, fit.cross, added, keep)
         return Refit(kept, (fit.target_mean - np.einsum("gof,gf->go", kept, fit.mean)).reshape(-1))
 

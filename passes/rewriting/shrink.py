@@ -48,7 +48,7 @@ def shrink(analysis: Analysis, masks: Masks) -> Model:
 
 
 def shrunk_observation(analysis: Analysis, masks: Masks, small: Model) -> Observation | None:
-    """What the tensors of `small = shrink(analysis, masks)` look like; None where values would have to be measured."""
+    """What the tensors of `small = shrink(analysis, masks)` look like; None where values must be measured."""
     if derived_tensors(small.graph):
         return None
     seen = analysis.seen
@@ -60,7 +60,7 @@ def shrunk_observation(analysis: Analysis, masks: Masks, small: Model) -> Observ
 
 
 def _is_stale(analysis: Analysis, masks: Masks, witness: Witness) -> bool:
-    """Whether the sizes of a witness change, or its data does and a position is counted from the end of it."""
+    """Whether sizes of a witness change, or its data does and a position is counted from the end of it."""
     if any(touched(axis, masks) for axis in axes_of(witness)):
         return True
     data = analysis.axes.get(witness.node.inputs[0].name) if witness.node.op == "Slice" else None
@@ -81,12 +81,15 @@ def twins(model: Model, copy: Model) -> dict[int, gs.Node]:
 
 
 def tidy(model: Model) -> Model:
-    """Forget inferred shapes, which are stale now; the signature stays."""
+    """Forget inferred shapes, which are stale now; the signature stays. Of a body's, the ranks stay."""
     ends = {t.name for t in (*model.graph.inputs, *model.graph.outputs)}
-    for node in nodes_of(model.graph):
-        for tensor in node.outputs:
-            if isinstance(tensor, gs.Variable) and tensor.name not in ends:
-                tensor.shape = None
+    signatures = [t for g in model.graph.subgraphs(recursive=True) for t in (*g.inputs, *g.outputs)]
+    ranks = {id(t): None if t.shape is None else len(t.shape) for t in signatures}
+    made = (t for node in nodes_of(model.graph) for t in node.outputs)
+    for tensor in (*made, *signatures):
+        if isinstance(tensor, gs.Variable) and tensor.name not in ends:
+            rank = ranks.get(id(tensor))
+            tensor.shape = None if rank is None else [None] * rank
     return model
 
 

@@ -41,8 +41,7 @@ def set_bias(model: Model, node: gs.Node, bias: Array) -> gs.Node | None:
         return None
     constant = gs.Constant(Names(model.graph).new(f"{node.outputs[0].name}_bias"), bias.astype(weight_type))
     if node.op in ("Conv", "Gemm") and (len(node.inputs) < 3 or not node.inputs[2].name):
-        del node.inputs[2:]
-        node.inputs.append(constant)
+        node.inputs = [*list(node.inputs)[:2], constant]
         return None
     if node.op == "Conv":
         constant.values = values(constant).reshape(-1, *[1] * (values(node.inputs[1]).ndim - 2))

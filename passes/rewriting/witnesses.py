@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.bodies import graphs_of
 from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
 from pruneopt.analysis.observe import Observation
-from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Sizes, Style, Witness
+from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Scaled, Sizes, Style, Witness
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
@@ -36,8 +36,52 @@ class WitnessWriter:
             self._indices(witness, node)
         elif isinstance(witness, Fixed):
             node.attrs[witness.place] = witness.value
+        elif isinstance(witness, Scaled):
+            self._scale(witness, node)
         else:
             self._sizes(witness, node)
+
+    def _scale(self, witness: Scaled, node: gs.Node) -> None:
+        factor = (size_of(witness.axis, self.kept) / witness.axis.size[0]) ** witness.power
+        place = witness.place
+        if isinstance(place, str):
+            node.attrs[place] = node.attrs.get(place, witness.default) * factor
+        elif place is None:
+            out = node.outputs[0]
+            inner = node.outputs[0] = gs.Variable(self.names.new(f"{out.name}_kept"), out.dtype)
+            self._multiply(inner, factor, node, out, after=True)
+        elif isinstance(node.inputs[place], gs.Constant):
+            constant = node.inputs[place]
+            scaled = (values(constant).astype(np.float64) * factor).astype(values(constant).dtype)
+            own = len(constant.outputs) == 1  # then the name is free, and the user's
+            name = constant.name if own else self.names.new(f"{constant.name}_scaled")
+            node.inputs[place] = gs.Constant(name, scaled)
+        else:
+            scaled = gs.Variable(self.names.new(f"{node.inputs[place].name}_scaled"), node.inputs[place].dtype)
+            self._multiply(node.inputs[place], factor, node, scaled)
+            node.inputs[place] = scaled
+
+    def _multiply(
+        self, tensor: gs.Tensor, factor: float, node: gs.Node, out: gs.Variable, after: bool = False
+    ) -> None:
+        """out = tensor * factor, before or after `node`, in the tensor's type."""
+        typed = isinstance(tensor.dtype, np.dtype)
+        times: gs.Tensor = gs.Constant(
+            self.names.new("pruneopt_factor"), np.array(factor, tensor.dtype if typed else np.float32)
+        )
+        made = []
+        if not typed and self.model.opset() >= 15:
+            like = gs.Variable(self.names.new("pruneopt_factor"))
+            made.append(gs.Node("CastLike", like.name, {}, [times, tensor], [like]))
+            times = like
+        made.append(gs.Node("Mul", self.names.new(f"{out.name}_scaled"), {}, [tensor, times], [out]))
+        home, at = self._place(node)
+        home.nodes[at + after : at + after] = made
+
+    def _place(self, node: gs.Node) -> tuple[gs.Graph, int]:
+        """The graph or body that holds a node, and where."""
+        graphs = graphs_of(self.model.graph)
+        return next((graph, i) for graph in graphs for i, n in enumerate(graph.nodes) if n is node)
 
     def _indices(self, witness: Indices, node: gs.Node) -> None:
         keep = mask_of(witness.axis, self.masks)
@@ -149,8 +193,6 @@ class WitnessWriter:
 
     def _node(self, op: str, inputs: list[gs.Tensor], before: gs.Node, attrs: dict[str, Any]) -> gs.Tensor:
         out = gs.Variable(self.names.new("pruneopt_size"), np.dtype(np.int64))
-        home, at = next(
-            (graph, i) for graph in graphs_of(self.model.graph) for i, n in enumerate(graph.nodes) if n is before
-        )
+        home, at = self._place(before)
         home.nodes.insert(at, gs.Node(op, out.name, attrs, list(inputs), [out]))
         return out

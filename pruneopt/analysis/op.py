@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Clash, Reason, Size, concat, couple, freeze, product, show, unify
 from pruneopt.analysis.relation import Relation
-from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Sizes, Style, Witness
+from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Scaled, Sizes, Style, Witness
 
 Axes = list[Axis]
 
@@ -197,6 +197,10 @@ class Op:
     def fixed(self, place: str, value: float, *axes: Axis) -> None:
         """Declare that attribute `place`, absent here, defaults to `value` for these axes' sizes."""
         self.witnesses.append(Fixed(self.node, place, value, axes))
+
+    def scaled(self, place: Place | None, axis: Axis, power: float, default: float = 0.0) -> None:
+        """Declare that a number changes with the size of `axis` (see `witness.Scaled`)."""
+        self.witnesses.append(Scaled(self.node, place, axis, power, default))
 
     def count_macs(self, *axes: Axis) -> None:
         """Declare a cost of the product of these axes' sizes, in multiply-accumulates."""

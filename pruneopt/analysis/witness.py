@@ -73,12 +73,27 @@ class Fixed:
     axes: tuple[Axis, ...]
 
 
-Witness = Sizes | Indices | Fixed
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """A number that holds for the full size of `axis`: times (new / old) ** power when it shrinks.
+
+    `place` is an attribute, an input, or None for the node's first output. So a mean keeps the divisor it had,
+    and what is removed counts as zero.
+    """
+
+    node: gs.Node
+    place: Place | None
+    axis: Axis
+    power: float
+    default: float = 0.0
+
+
+Witness = Sizes | Indices | Fixed | Scaled
 
 
 def axes_of(witness: Witness) -> list[Axis]:
     """All axes a witness speaks of."""
-    if isinstance(witness, Indices):
+    if isinstance(witness, Indices | Scaled):
         return [witness.axis]
     if isinstance(witness, Fixed):
         return list(witness.axes)

@@ -11,7 +11,7 @@ from pruneopt.analysis.rules import pattern, rule
 from pruneopt.analysis.rules.contraction import gemm
 from pruneopt.analysis.rules.elementwise import quantise, unary
 from pruneopt.analysis.rules.movement import trilu
-from pruneopt.analysis.rules.normalisation import NORM
+from pruneopt.analysis.rules.normalisation import NORM, sum_of_squares
 
 MS = "com.microsoft"
 
@@ -33,10 +33,10 @@ def skip_layer_norm(op: Op) -> None:
 @rule("SkipSimplifiedLayerNormalization", domain=MS)
 def skip_rms_norm(op: Op) -> None:
     """`... c, ... c, c, c -> ... c, , , ... c`."""
-    _skip_norm(op, vectors=(2, 3))
+    _skip_norm(op, vectors=(2, 3), centred=False)
 
 
-def _skip_norm(op: Op, vectors: tuple[int, ...]) -> None:
+def _skip_norm(op: Op, vectors: tuple[int, ...], centred: bool = True) -> None:
     data = op.input(0) or []
     terms: list[Axes] = [t for t in (data, op.input(1), op.outputs[0], *op.outputs[3:4]) if t is not None]
     op.broadcast(terms)
@@ -45,7 +45,13 @@ def _skip_norm(op: Op, vectors: tuple[int, ...]) -> None:
             op.equal(vector[0], data[-1])
     for extra in (o for o in op.outputs[1:3] if o):
         op.equal_all(extra[:-1], data[:-1])
-    op.statistic(0, len(data) - 1, NORM)
+    if centred:
+        op.statistic(0, len(data) - 1, NORM)
+        return
+    sum_of_squares(op, data[-1], scale=2, default=1e-12)
+    for slot in (1, 3):  # what is added has to be zero there, too
+        if (term := op.input(slot)) is not None:
+            op.contract(slot, len(term) - 1, f"term {slot}")
 
 
 @rule("EmbedLayerNormalization", domain=MS)

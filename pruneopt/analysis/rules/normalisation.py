@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pruneopt.analysis.axes import Axis, couple
 from pruneopt.analysis.op import Op
 from pruneopt.analysis.rules import rule
 
@@ -23,7 +24,32 @@ def instance_norm(op: Op) -> None:
     op.relate("b c ~..., c, c -> b c ...", why=NORM)
 
 
-@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+@rule("RMSNormalization", "SimplifiedLayerNormalization")
+def rms_norm(op: Op) -> None:
+    """As a LayerNorm without mean: then removed entries are entries of zero.
+
+    x / sqrt(S/d + e) * g = x / sqrt(S/k + e d/k) * g sqrt(d/k), S the sum of squares.
+    """
+    data = op.input(0) or []
+    if op.attr("axis", -1) % len(data) < len(data) - 1:
+        layer_norm(op)
+        return
+    op.equal_all(data, op.outputs[0] or [])
+    op.broadcast([op.input(1) or [], data])
+    for extra in (o for o in op.outputs[1:] if o):
+        op.equal_all(data[:-1], extra[:-1])
+    sum_of_squares(op, data[-1])
+
+
+def sum_of_squares(op: Op, axis: Axis, scale: int = 1, default: float = 1e-5) -> None:
+    """The last dimension is summed over; epsilon and scale keep the divisor of its full size."""
+    op.contract(0, len(op.input(0) or []) - 1)
+    couple(axis, op.reason(NORM))
+    op.scaled("epsilon", axis, -1.0, default=default)
+    op.scaled(scale, axis, -0.5)
+
+
+@rule("LayerNormalization")
 def layer_norm(op: Op) -> None:
     """Statistics over the dimensions from `axis` on; scale and bias are aligned from the right."""
     data, out = op.input(0) or [], op.outputs[0] or []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import onnx_graphsurgeon as gs
+
 from pruneopt.analysis.axes import couple
 from pruneopt.analysis.op import Op
 from pruneopt.analysis.rules import pattern, rule
@@ -28,11 +30,57 @@ def reduce(op: Op) -> None:
     kept = [i for i in range(len(data)) if i not in reduced]
     op.equal_all([data[i] for i in kept], [out[i] for i in kept] if op.attr("keepdims", 1) else out)
     for dim in reduced:
-        if op.node.op in SUMS:
+        mean = op.node.op == "ReduceMean" and reduced == {dim} and only_scales(op, dim)
+        if mean:  # a removed entry counts as zero in a mean over all
+            op.scaled(None, data[dim], 1.0)
+        if op.node.op in SUMS or mean:
             op.contract(0, dim)
             couple(data[dim], op.reason(f"{op.node.op} runs over it"))
         else:
             op.statistic(0, dim, f"{op.node.op} runs over it")
+
+
+ON_THE_WAY = set("Add Sub Mul Div Pow Sqrt Reciprocal Cast Max Clip Identity Abs".split())
+
+
+def only_scales(op: Op, dim: int) -> bool:
+    """Whether a mean of squares does nothing but divide: then it is the norm of an RMSNorm.
+
+    A mean that is subtracted, or taken of what a mean was subtracted from, is a LayerNorm's: it must be the
+    mean of what is kept.
+    """
+    back = dim - len(op.input(0) or [])
+    return bool(op.attr("keepdims", 1)) and not _centred(op, back) and _divides(op, op.node.outputs[0], back)
+
+
+def _wide(op: Op, tensor: gs.Tensor, back: int) -> bool:
+    """Whether a tensor has more than one entry along the dimension that is `back` from the right."""
+    axes = op.axes_of(tensor) or []
+    return len(axes) >= -back and set(axes[back].size) != {1}
+
+
+def _centred(op: Op, back: int) -> bool:
+    tensor = op.node.inputs[0]
+    while tensor.inputs and tensor.inputs[0].op in ("Mul", "Pow", "Cast", "Abs", "Identity"):
+        tensor = tensor.inputs[0].inputs[0]
+    maker = tensor.inputs[0] if tensor.inputs else None
+    shifts = maker is not None and maker.op in ("Sub", "Add")
+    return shifts and not all(_wide(op, t, back) for t in maker.inputs)
+
+
+def _divides(op: Op, tensor: gs.Tensor, back: int) -> bool:
+    """Whether all that comes of the mean ends as a factor of something wide."""
+    if not tensor.outputs:
+        return False
+    for reader in tensor.outputs:
+        if reader.op not in ON_THE_WAY:
+            return False
+        if _wide(op, reader.outputs[0], back):
+            if reader.op not in ("Mul", "Div"):
+                return False
+        elif not _divides(op, reader.outputs[0], back):
+            return False
+    return True
 
 
 pattern("b c * -> b c *", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")
