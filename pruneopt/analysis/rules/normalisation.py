@@ -31,13 +31,11 @@ def rms_norm(op: Op) -> None:
     x / sqrt(S/d + e) * g = x / sqrt(S/k + e d/k) * g sqrt(d/k), S the sum of squares.
     """
     data = op.input(0) or []
-    if op.attr("axis", -1) % len(data) < len(data) - 1:
-        layer_norm(op)
+    if op.attr("axis", -1) % len(data) < len(data) - 1 or any(t.name for t in op.node.outputs[1:]):
+        layer_norm(op)  # the divisor itself is read, too
         return
     op.equal_all(data, op.outputs[0] or [])
     op.broadcast([op.input(1) or [], data])
-    for extra in (o for o in op.outputs[1:] if o):
-        op.equal_all(data[:-1], extra[:-1])
     sum_of_squares(op, data[-1])
 
 

@@ -19,7 +19,7 @@ from pruneopt.analysis.axes import Axis, Kind, Size, atoms, factors, find, parts
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.observe import Observation
 from pruneopt.analysis.op import Axes
-from pruneopt.analysis.witness import Fixed, Indices, Witness
+from pruneopt.analysis.witness import Fixed, Indices, Scaled, Witness
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 
@@ -216,6 +216,9 @@ class Letters:
         """One witness."""
         if isinstance(witness, Fixed):
             return f"{witness.place} = {witness.value:.4g}"
+        if isinstance(witness, Scaled):
+            place = "output" if witness.place is None else witness.place
+            return f"{place} *= (new / old {self.axis(witness.axis)}) ** {witness.power:g}"
         if isinstance(witness, Indices):
             return f"{witness.place} <- positions in {self.axis(witness.axis)}"
         entries = (

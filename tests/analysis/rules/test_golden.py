@@ -21,7 +21,8 @@ def test_golden_lines(request: pytest.FixtureRequest) -> None:
 
 
 def test_every_rule_has_a_line() -> None:
-    assert set(known_ops()) == {(case.domain, case.op) for case in CASES}
+    bodies = {("", "If"), ("", "Loop"), ("", "Scan")}  # more than one node: tests/passes/test_bodies.py
+    assert set(known_ops()) - bodies == {(case.domain, case.op) for case in CASES}
 
 
 def test_cases_have_distinct_names() -> None:
