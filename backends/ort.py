@@ -176,7 +176,9 @@ class OnnxRuntime:
 
     def compare(self, a: Model, b: Model, feeds: Feeds, threads: int = 1) -> tuple["Timing", "Timing"]:
         """Latency of two models on the same feeds, in turns."""
-        first, second = interleaved([Session(a, threads=threads), Session(b, threads=threads)], [feeds, feeds])
+        first, second = interleaved(
+            [Session(a, threads=threads), Session(b, threads=threads)], [feeds, feeds]
+        )
         return first, second
 
 
@@ -259,7 +261,9 @@ def _loaded(model: Handover, threads: int, optimize: bool) -> Any:
         # Shape nodes run first, so that the tensors they measure are freed early.
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     try:
-        return ort.InferenceSession(model.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            model.proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
         raise PruneoptError(f"ONNX Runtime could not load the model: {_reason(error)}") from error
 

@@ -23,7 +23,9 @@ TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "stash_type")
 
 def has_halves(model: Model) -> bool:
     """Whether a weight, an input or an output is float16 or bfloat16."""
-    return any(_is_half(t.dtype) for t in (*model.graph.inputs, *model.graph.outputs, *constants(model.graph)))
+    return any(
+        _is_half(t.dtype) for t in (*model.graph.inputs, *model.graph.outputs, *constants(model.graph))
+    )
 
 
 def widen(model: Model) -> Model:
@@ -44,7 +46,9 @@ def widen(model: Model) -> Model:
 
 def widen_feeds(feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
     """The same feeds with float32 in place of half precision."""
-    return {name: array.astype(np.float32) if array.dtype in HALVES else array for name, array in feeds.items()}
+    return {
+        name: array.astype(np.float32) if array.dtype in HALVES else array for name, array in feeds.items()
+    }
 
 
 def _is_half(dtype: object) -> bool:

@@ -44,7 +44,9 @@ class Timing(Protocol):
 class Backend(Protocol):
     """What passes need of a runtime; `backends.ort` is the one that ships."""
 
-    def session(self, model: Model, outputs: Sequence[str] | None = None, threads: int = 1, optimize: bool = True) -> Session:
+    def session(
+        self, model: Model, outputs: Sequence[str] | None = None, threads: int = 1, optimize: bool = True
+    ) -> Session:
         """Load a model."""
 
     def observer(self, model: Model, wanted: Collection[str] = ()) -> Observer:
@@ -94,7 +96,11 @@ class Context:
         """Sizes and values of `model`'s tensors; measured once per model."""
         known = self._seen.get(id(model))
         if known is None:
-            wide, feeds = (widen(model), list(map(widen_feeds, self.feeds))) if has_halves(model) else (model, self.feeds)
+            wide, feeds = (
+                (widen(model), list(map(widen_feeds, self.feeds)))
+                if has_halves(model)
+                else (model, self.feeds)
+            )
             watched = derived_tensors(model.graph) & main_tensors(model.graph)
             known = (model, observe(model, self.backend.observer(wide, watched), feeds, watched))
             observe_bodies(wide, known[1], self.backend.observer, feeds)

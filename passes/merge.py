@@ -73,7 +73,11 @@ def _bias_add(product: gs.Node, ends: set[str]) -> gs.Node | None:
     reader = out.outputs[0] if len(out.outputs) == 1 and out.name not in ends else None
     if reader is None or reader.op != "Add":
         return None
-    vectors = [t for t in reader.inputs if isinstance(t, gs.Constant) and list(t.shape) == [product.inputs[1].shape[1]]]
+    vectors = [
+        t
+        for t in reader.inputs
+        if isinstance(t, gs.Constant) and list(t.shape) == [product.inputs[1].shape[1]]
+    ]
     return reader if len(vectors) == 1 else None
 
 
@@ -82,7 +86,14 @@ def _join(model: Model, siblings: list[_Linear], names: Names) -> None:
     at = next(i for i, n in enumerate(model.graph.nodes) if n is first)
     weight = np.concatenate([values(x.weight) for x in siblings], axis=1)
     out = gs.Variable(names.new(f"{first.outputs[0].name}_joined"), siblings[0].last.outputs[0].dtype)
-    made = [_node("MatMul", [first.inputs[0], gs.Constant(names.new(f"{siblings[0].weight.name}_joined"), weight)], out, names)]
+    made = [
+        _node(
+            "MatMul",
+            [first.inputs[0], gs.Constant(names.new(f"{siblings[0].weight.name}_joined"), weight)],
+            out,
+            names,
+        )
+    ]
     biases = [x.bias for x in siblings if x.bias is not None]
     if biases:
         bias = gs.Constant(names.new(f"{biases[0].name}_joined"), np.concatenate([values(b) for b in biases]))

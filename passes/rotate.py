@@ -25,7 +25,21 @@ from pruneopt.passes.statistics.evidence import Evidence, gather
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
 Array = npt.NDArray[Any]
-LINEAR = {"MatMul", "Gemm", "Add", "Shape", "Reshape", "Transpose", "Mul", "Div", "Identity", "Squeeze", "Unsqueeze", "Split", "Slice"}
+LINEAR = {
+    "MatMul",
+    "Gemm",
+    "Add",
+    "Shape",
+    "Reshape",
+    "Transpose",
+    "Mul",
+    "Div",
+    "Identity",
+    "Squeeze",
+    "Unsqueeze",
+    "Split",
+    "Slice",
+}
 DAMPING = 1e-3  # of the mean variance: keeps the basis well conditioned
 
 
@@ -90,16 +104,26 @@ class _Turner:
         uses = [(use, dim) for use, dim in self._uses(atom) if use is not reader.use]
         heads = reader.matrix.shape[2] // width
         own = factors(reader.input_axis)
-        if reader.groups != 1 or reader.shared or len(own) > 2 or not uses or reader.name not in evidence.moments:
+        if (
+            reader.groups != 1
+            or reader.shared
+            or len(own) > 2
+            or not uses
+            or reader.name not in evidence.moments
+        ):
             return False
         if not self._fits(uses, heads):
             return False
         covariance = evidence.moments[reader.name].covariance[0].reshape(heads, width, heads, width)
         each = np.arange(heads)
-        turned = _principal(covariance[each, :, each], reader.matrix[0].reshape(-1, heads, width).transpose(1, 0, 2))
+        turned = _principal(
+            covariance[each, :, each], reader.matrix[0].reshape(-1, heads, width).transpose(1, 0, 2)
+        )
         for use, dim in uses:
             self._apply(use, dim, turned)
-        self._apply(reader.use, reader.use.axes.index(reader.input_axis), np.linalg.inv(turned).swapaxes(1, 2))
+        self._apply(
+            reader.use, reader.use.axes.index(reader.input_axis), np.linalg.inv(turned).swapaxes(1, 2)
+        )
         return True
 
     def _uses(self, atom: Axis) -> list[tuple[ConstantUse, int]]:
@@ -125,7 +149,9 @@ class _Turner:
         turned = np.einsum("...hd,hed->...he", split, map_).reshape(moved.shape)
         name = node.inputs[use.slot].name
         fresh = name if len(node.inputs[use.slot].outputs) == 1 else self.names.new(f"{name}_rotated")
-        node.inputs[use.slot] = gs.Constant(fresh, np.ascontiguousarray(np.moveaxis(turned, -1, dim)).astype(array.dtype))
+        node.inputs[use.slot] = gs.Constant(
+            fresh, np.ascontiguousarray(np.moveaxis(turned, -1, dim)).astype(array.dtype)
+        )
 
     def _is_linear(self, atom: Axis) -> bool:
         if not _is_free(atom) or atom.coupled:
@@ -138,8 +164,12 @@ class _Turner:
         if not touching:
             return True
         whole = all(find(factors(axis)[-1]) is atom for axis in touching)
-        constants = [u for u in self.analysis.uses if u.node is node and any(atom in atoms(a) for a in u.axes)]
-        scaled = node.op in ("Mul", "Div") and (constants or len([t for t in node.inputs if self._has(t, atom)]) > 1)
+        constants = [
+            u for u in self.analysis.uses if u.node is node and any(atom in atoms(a) for a in u.axes)
+        ]
+        scaled = node.op in ("Mul", "Div") and (
+            constants or len([t for t in node.inputs if self._has(t, atom)]) > 1
+        )
         return whole and node.op in LINEAR and not scaled
 
     def _has(self, tensor: gs.Tensor, atom: Axis) -> bool:
@@ -186,5 +216,3 @@ def _slot_reached(start: gs.Node, end: gs.Node) -> int | None:
             seen |= {id(n) for n in new}
             queue += new
     return found.pop() if len(found) == 1 else None
-
-

@@ -125,7 +125,9 @@ class _Sequence:
             return totals
         return [t - s for t, (s,) in zip(totals, self.pruned.reach(junction.skip), strict=True)]
 
-    def _towards_self(self, consumer: Consumer, fit: Moments, held: Moments, keep: Array, bias: Array) -> Refit:
+    def _towards_self(
+        self, consumer: Consumer, fit: Moments, held: Moments, keep: Array, bias: Array
+    ) -> Refit:
         """Of the ridges tried the one that serves the held-out rows best."""
         weight = consumer.matrix
         if keep.all():

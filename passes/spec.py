@@ -16,7 +16,13 @@ from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.verify import Verify
 from pruneopt.passes.width import Width
 
-PASSES: dict[str, type[Any]] = {"simplify": Simplify, "width": Width, "rotate": Rotate, "repair": Repair, "verify": Verify}
+PASSES: dict[str, type[Any]] = {
+    "simplify": Simplify,
+    "width": Width,
+    "rotate": Rotate,
+    "repair": Repair,
+    "verify": Verify,
+}
 ITEM = re.compile(r"\s*([a-z_]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")
 
 
@@ -31,7 +37,9 @@ def parse_passes(text: str) -> tuple[Pass, ...]:
     while at < len(text):
         item = ITEM.match(text, at)
         if item is None:
-            raise UsageError(f"cannot read passes at '{text[at:]}'; write them as 'width{{ratio=0.5}}, verify'")
+            raise UsageError(
+                f"cannot read passes at '{text[at:]}'; write them as 'width{{ratio=0.5}}, verify'"
+            )
         found.append(_make(item[1], item[2] or ""))
         at = item.end()
     if not found:
@@ -81,4 +89,10 @@ def show_pass(each: object) -> str:
 
 
 def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -110,7 +110,11 @@ class _Region:
         """Nothing sums or takes statistics over the parts, nothing else reads them, every pick takes one."""
         graph = self.analysis.model.graph
         ends = {t.name for t in graph.outputs}
-        summed = [u for u in (*self.analysis.contractions, *self.analysis.statistics) if touched(u.axis, self.bundle)]  # type: ignore[arg-type]
+        summed = [
+            u
+            for u in (*self.analysis.contractions, *self.analysis.statistics)
+            if touched(u.axis, self.bundle)
+        ]  # type: ignore[arg-type]
         inside = {id(n) for n in (*chain, *picks)}
         readers = (c for n in chain for t in n.outputs for c in t.outputs)
         return (
@@ -125,14 +129,23 @@ class _Region:
         """Which part an output of a pick is."""
         if pick.op == "Gather":
             index = pick.inputs[1]
-            known = values(index) if isinstance(index, gs.Constant) else self.analysis.seen.static.get(index.name)
-            return int(known.reshape(-1)[0]) % self._count() if known is not None and known.size == 1 else None
+            known = (
+                values(index) if isinstance(index, gs.Constant) else self.analysis.seen.static.get(index.name)
+            )
+            return (
+                int(known.reshape(-1)[0]) % self._count() if known is not None and known.size == 1 else None
+            )
         inside = {a for axis in self.analysis.axes.get(pick.outputs[out].name, []) for a in atoms(axis)}
         found = [i for i, a in enumerate(self.bundle) if a in inside]
         return found[0] if len(found) == 1 and len(self.bundle) > 1 else None
 
     def _clone(
-        self, chain: list[gs.Node], mask: dict[Axis, Mask], copy: Model, twin: dict[int, gs.Node], names: Names
+        self,
+        chain: list[gs.Node],
+        mask: dict[Axis, Mask],
+        copy: Model,
+        twin: dict[int, gs.Node],
+        names: Names,
     ) -> dict[str, gs.Variable]:
         """The chain restricted to one part; returns its tensors by their old names."""
         made: dict[str, gs.Variable] = {}
@@ -143,10 +156,14 @@ class _Region:
             for use in self.uses.get(id(node), []):
                 if any(touched(a, mask) for a in use.axes):
                     keeps = [mask_of(a, mask) for a in use.axes]
-                    inputs[use.slot] = gs.Constant(names.new(use.constant.name), compress(values(use.constant), keeps))
+                    inputs[use.slot] = gs.Constant(
+                        names.new(use.constant.name), compress(values(use.constant), keeps)
+                    )
             out = gs.Variable(names.new(node.outputs[0].name), node.outputs[0].dtype)
             made[node.outputs[0].name] = out
-            new = gs.Node(node.op, names.new(node.name or node.op), dict(old.attrs), inputs, [out], node.domain)
+            new = gs.Node(
+                node.op, names.new(node.name or node.op), dict(old.attrs), inputs, [out], node.domain
+            )
             copy.graph.nodes.insert(_position(copy.graph, old), new)
             for witness in self.analysis.witnesses:
                 if witness.node is node and any(touched(a, mask) for a in axes_of(witness)):
@@ -154,7 +171,12 @@ class _Region:
         return made
 
     def _connect(
-        self, pick: gs.Node, mask: dict[Axis, Mask], made: dict[str, gs.Variable], twin: dict[int, gs.Node], copy: Model
+        self,
+        pick: gs.Node,
+        mask: dict[Axis, Mask],
+        made: dict[str, gs.Variable],
+        twin: dict[int, gs.Node],
+        copy: Model,
     ) -> None:
         """Readers of a picked part read the restricted region instead."""
         old = twin[id(pick)]
@@ -164,7 +186,10 @@ class _Region:
             if self._picked(pick, out) != part:
                 continue
             if pick.op == "Gather":
-                old.inputs = [restricted, gs.Constant(f"{tensor.name}//first", np.zeros_like(values(pick.inputs[1])))]
+                old.inputs = [
+                    restricted,
+                    gs.Constant(f"{tensor.name}//first", np.zeros_like(values(pick.inputs[1]))),
+                ]
             else:
                 replace(tensor, restricted)
 

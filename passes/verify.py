@@ -43,7 +43,9 @@ def check_signature(original: Model, model: Model) -> None:
         ("outputs", original.graph.outputs, model.graph.outputs),
     ):
         if [_ends(t) for t in before] != [_ends(t) for t in after]:
-            raise PruneoptError(f"the {what} of the rewritten model differ from the original's; nothing was written")
+            raise PruneoptError(
+                f"the {what} of the rewritten model differ from the original's; nothing was written"
+            )
 
 
 def _ends(tensor: gs.Tensor) -> tuple[str, str, str]:
@@ -73,7 +75,9 @@ def _pairs(
     """Outputs of both models, a chunk of batches at a time: large models take turns in memory."""
     rest = iter(batches)
     while chunk := list(islice(rest, AT_ONCE)):
-        known = [context.outputs.get(id(feeds)) for feeds in chunk] if original is context.original else [None]
+        known = (
+            [context.outputs.get(id(feeds)) for feeds in chunk] if original is context.original else [None]
+        )
         expected = known if all(known) else list(map(context.session(original).run, chunk))
         yield from zip(expected, map(context.session(model).run, chunk), strict=True)
 

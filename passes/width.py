@@ -75,7 +75,9 @@ class Width:
 
     def run(self, model: Model, context: Context) -> Outcome:
         """Analyse, plan, select and rewrite."""
-        analysis, groups, evidence = context.once((id(model), self.coupled, self.only), lambda: self._study(model, context))
+        analysis, groups, evidence = context.once(
+            (id(model), self.coupled, self.only), lambda: self._study(model, context)
+        )
         kept = self._kept(analysis, groups, evidence, context)
         masks = self._select(groups, kept, evidence)
         small = shrink(analysis, masks)
@@ -113,12 +115,16 @@ class Width:
                 return plan(groups, budgets, evidence, context, fit, self.align, self.floor)
             return within(groups, budgets, self.align, self.floor)
         except PruneoptError as error:
-            raise PruneoptError(str(error), **error.details, frozen=inspect_analysis(analysis).frozen()) from None
+            raise PruneoptError(
+                str(error), **error.details, frozen=inspect_analysis(analysis).frozen()
+            ) from None
 
     def _select(self, groups: Sequence[Group], kept: dict[Axis, int], evidence: Evidence) -> dict[Axis, Mask]:
         score = find_criterion(self._score(evidence))
         return {
-            g.atom: best(score(g, evidence), kept[g.atom]) for g in groups if kept.get(g.atom, g.size) < g.size
+            g.atom: best(score(g, evidence), kept[g.atom])
+            for g in groups
+            if kept.get(g.atom, g.size) < g.size
         }
 
     def _score(self, evidence: Evidence) -> str:

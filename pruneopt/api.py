@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     Batches = str | Iterable[Mapping[str, np.ndarray[Any, Any]]]
 
 
-MOST_TIMED = 1 << 30  # bytes of weights: two larger models side by side would fill memory; `compare` times them
+MOST_TIMED = (
+    1 << 30
+)  # bytes of weights: two larger models side by side would fill memory; `compare` times them
 
 
 def load(path: str | Path) -> Model:
@@ -73,7 +75,9 @@ def prune(
     from pruneopt.report import Result
 
     begin = time.perf_counter()
-    chosen = _passes(macs, params, bytes, tolerance, parse_passes(passes) if isinstance(passes, str) else passes)
+    chosen = _passes(
+        macs, params, bytes, tolerance, parse_passes(passes) if isinstance(passes, str) else passes
+    )
     context = make_context(model, calib, keep, threads, seed, progress)
     outcome = Pipeline((Simplify(), *chosen, Verify())).run(model, context)
     report = _report(model, outcome.model, context, outcome.entry["passes"], timed)
@@ -82,7 +86,11 @@ def prune(
 
 
 def _passes(
-    macs: float | None, params: float | None, bytes: float | None, tolerance: float | None, passes: Sequence[Pass] | None
+    macs: float | None,
+    params: float | None,
+    bytes: float | None,
+    tolerance: float | None,
+    passes: Sequence[Pass] | None,
 ) -> Sequence[Pass]:
     from pruneopt.passes.repair import Repair
     from pruneopt.passes.rotate import Rotate
@@ -175,7 +183,9 @@ class _Trial:
         return all(0 not in shapes.get(name, ()) for name in self.outputs)
 
 
-def _report(before: Model, after: Model, context: Context, passes: list[dict[str, Any]], timed: bool | None) -> Report:
+def _report(
+    before: Model, after: Model, context: Context, passes: list[dict[str, Any]], timed: bool | None
+) -> Report:
     report: Report = {"input": _figures(before, context), "output": _figures(after, context)}
     report["measured_at"] = {name: list(array.shape) for name, array in context.feeds[-1].items()}
     if timed or (timed is None and report["input"]["bytes"] <= MOST_TIMED):
@@ -184,7 +194,10 @@ def _report(before: Model, after: Model, context: Context, passes: list[dict[str
     proofs = [p["equivalence"] for p in passes if "equivalence" in p]
     if proofs:
         worst = max(p["max_rel_error"] for p in proofs)
-        report["equivalence"] = {"max_rel_error": worst, "atoms_checked": sum(p["atoms_checked"] for p in proofs)}
+        report["equivalence"] = {
+            "max_rel_error": worst,
+            "atoms_checked": sum(p["atoms_checked"] for p in proofs),
+        }
     for entry in passes:
         report |= {key: entry.pop(key) for key in ("fidelity", "calibrated", "groups") if key in entry}
     return report | {"passes": passes}

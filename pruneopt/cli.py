@@ -63,9 +63,13 @@ class Share(click.ParamType):
 SHARE = Share()
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
 CALIB = click.option("--calib", metavar="FILE.npz|DIR|MODULE:FUNCTION", help="Real inputs.")
-THREADS = click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime.")
+THREADS = click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
+)
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
-KEEP = click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors or nodes that must not change; repeatable.")
+KEEP = click.option(
+    "--keep", multiple=True, metavar="PATTERN", help="Tensors or nodes that must not change; repeatable."
+)
 MODEL = click.argument("model", metavar="MODEL")
 
 
@@ -75,7 +79,9 @@ MODEL = click.argument("model", metavar="MODEL")
 @click.option("--macs", type=SHARE, help="Share of the multiply-accumulates to keep.")
 @click.option("--params", type=SHARE, help="Share of the parameters to keep.")
 @click.option("--bytes", "bytes_", type=SHARE, help="Share of the weights' bytes to keep.")
-@click.option("--tolerance", type=float, metavar="E", help="Output distance to allow when no budget is given [0.01].")
+@click.option(
+    "--tolerance", type=float, metavar="E", help="Output distance to allow when no budget is given [0.01]."
+)
 @click.option("--passes", metavar="SPEC", help="Passes to run instead, e.g. 'width{ratio=0.5,coupled=true}'.")
 @CALIB
 @KEEP
@@ -185,7 +191,9 @@ def _print_inspection(found: dict[str, Any]) -> None:
         coupled = "coupled" if group["coupled"] else ""
         table.add_row(group["name"], str(group["size"]), *shares, str(len(group["tensors"])), coupled)
     console.print(table)
-    console.print(f"\n{found['prunable_share']:.1%} of the parameters can shrink. What cannot:", highlight=False)
+    console.print(
+        f"\n{found['prunable_share']:.1%} of the parameters can shrink. What cannot:", highlight=False
+    )
     by_reason: dict[str, list[dict[str, Any]]] = {}
     for entry in found["frozen"]:
         by_reason.setdefault(entry["why"], []).append(entry)
@@ -193,7 +201,9 @@ def _print_inspection(found: dict[str, Any]) -> None:
         tensors = [tensor for entry in entries for tensor in entry["tensors"]]
         nodes = list(dict.fromkeys(entry["node"] for entry in entries if entry["node"]))
         where = f" at {nodes[0]}" + (f" and {len(nodes) - 1} more" if len(nodes) > 1 else "") if nodes else ""
-        line = f"  {why}{where}: {', '.join(tensors[:3])}" + (f" and {len(tensors) - 3} more" if len(tensors) > 3 else "")
+        line = f"  {why}{where}: {', '.join(tensors[:3])}" + (
+            f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
+        )
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -46,7 +46,13 @@ def write_report(report: Report, path: Path) -> None:
         raise PruneoptError(f"the report {path} cannot be written: {error.strerror}") from None
 
 
-ROWS = (("macs", "MACs"), ("params", "parameters"), ("bytes", "weight bytes"), ("nodes", "nodes"), ("latency_ms", "latency (ms)"))
+ROWS = (
+    ("macs", "MACs"),
+    ("params", "parameters"),
+    ("bytes", "weight bytes"),
+    ("nodes", "nodes"),
+    ("latency_ms", "latency (ms)"),
+)
 
 
 def print_table(report: Report, console: Console) -> None:
@@ -59,7 +65,9 @@ def print_table(report: Report, console: Console) -> None:
     for key, label in ROWS:
         before, after = report["input"].get(key), report["output"].get(key)
         if before is not None and after is not None:
-            ratio = report.get("latency_ratio", after / before) if key == "latency_ms" else after / (before or 1)
+            ratio = (
+                report.get("latency_ratio", after / before) if key == "latency_ms" else after / (before or 1)
+            )
             table.add_row(label, _number(before), _number(after), f"{ratio:.3f}")
     console.print(table)
     for line in _sentences(report):
@@ -75,7 +83,9 @@ def _sentences(report: Report) -> list[str]:
         )
     for name, moved in report.get("fidelity", {}).items():
         on = "calibration data" if report.get("calibrated") else "synthetic inputs, not real data"
-        lines.append(f"output '{name}': {moved['rel_l2']:.1%} away from the original (cosine {moved['cosine']:.4f}), on {on}")
+        lines.append(
+            f"output '{name}': {moved['rel_l2']:.1%} away from the original (cosine {moved['cosine']:.4f}), on {on}"
+        )
     return lines
 
 

@@ -40,9 +40,14 @@ class Builder:
         self.nodes.append(helper.make_node(op, inputs, names, name=f"n{len(self.nodes)}", **attributes))
         return names[0]
 
-    def model(self, inputs: dict[str, Sequence[Any]], outputs: dict[str, Sequence[Any]], opset: int = 17) -> onnx.ModelProto:
+    def model(
+        self, inputs: dict[str, Sequence[Any]], outputs: dict[str, Sequence[Any]], opset: int = 17
+    ) -> onnx.ModelProto:
         """The whole model; all inputs and outputs are float32."""
-        ends = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in e.items()] for e in (inputs, outputs)]
+        ends = [
+            [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in e.items()]
+            for e in (inputs, outputs)
+        ]
         graph = helper.make_graph(self.nodes, "g", *ends, initializer=self.weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
@@ -82,7 +87,10 @@ def _attention(b: Builder, x: str, width: int, heads: int, zero: str) -> str:
     shape = b.node("Shape", x)
     parts = [b.node("Slice", shape, b.value([0]), b.value([2])), b.value([heads]), b.value([width // heads])]
     target = b.node("Concat", *parts, axis=0)
-    q, k, v = (b.node("Reshape", b.node("Add", b.node("MatMul", x, b.weight(width, width)), zero), target) for _ in range(3))
+    q, k, v = (
+        b.node("Reshape", b.node("Add", b.node("MatMul", x, b.weight(width, width)), zero), target)
+        for _ in range(3)
+    )
     q, v = (b.node("Transpose", t, perm=[0, 2, 1, 3]) for t in (q, v))
     k = b.node("Transpose", k, perm=[0, 2, 3, 1])
     size = b.node("Gather", b.node("Shape", q), b.value(-1))  # the softmax scale is computed at run time
@@ -96,7 +104,11 @@ def fused_attention(width: int = 32, heads: int = 4, pick: str = "Gather") -> on
     """One linear map for query, key and value, `(3 h d)`, whose parts are picked by Gather, Slice or Split."""
     b = Builder()
     size = width // heads
-    x = b.node("Add", b.node("MatMul", "x", b.weight(width, 3 * width)), b.value(b.rng.standard_normal(3 * width), np.float32))
+    x = b.node(
+        "Add",
+        b.node("MatMul", "x", b.weight(width, 3 * width)),
+        b.value(b.rng.standard_normal(3 * width), np.float32),
+    )
     x = b.node("Transpose", b.node("Reshape", x, b.value([0, -1, 3, heads, size])), perm=[2, 0, 3, 1, 4])
     q, k, v = _three(b, x, pick)
     scores = b.node("Softmax", b.node("MatMul", q, b.node("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)

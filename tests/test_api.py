@@ -38,7 +38,9 @@ def test_norms_are_pruned_when_asked(net: Callable[[], onnx.ModelProto]) -> None
 
 
 @pytest.mark.parametrize("net", NETS)
-def test_the_file_runs_at_other_sizes_and_keeps_its_signature(net: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+def test_the_file_runs_at_other_sizes_and_keeps_its_signature(
+    net: Callable[[], onnx.ModelProto], tmp_path: Path
+) -> None:
     source, out = models.save(net(), tmp_path), tmp_path / "out.onnx"
     po.prune(po.load(source), passes="width{ratio=0.5,coupled=true}", timed=False).model.save(out)
     before, after = onnx.load(source), onnx.load(out)
@@ -66,7 +68,11 @@ def test_a_tied_table_stays_one_table(tmp_path: Path) -> None:
 def test_the_softmax_scale_stays_that_of_the_full_head(tmp_path: Path) -> None:
     """The scale is computed from the head's size at run time: it must not follow the pruned head."""
     result = po.prune(models.loaded(models.transformer()), passes="width{ratio=0.5,only=w*}", timed=False)
-    scales = [c for c in result.model.proto().graph.initializer if not c.dims and c.data_type == onnx.TensorProto.FLOAT]
+    scales = [
+        c
+        for c in result.model.proto().graph.initializer
+        if not c.dims and c.data_type == onnx.TensorProto.FLOAT
+    ]
     assert scales, "the scale is a constant now"
     assert all(onnx.numpy_helper.to_array(s) == 4.0 for s in scales)  # sqrt(64 / 4 heads)
 

@@ -17,7 +17,9 @@ def source(tmp_path: Path) -> Path:
     return models.save(models.convnet(), tmp_path)
 
 
-def test_prune_writes_the_model_the_table_and_the_json(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prune_writes_the_model_the_table_and_the_json(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, report = tmp_path / "out.onnx", tmp_path / "report.json"
     assert main([str(source), "-o", str(out), "--macs", "0.5", "--json", "--report", str(report)]) == 0
     printed = capsys.readouterr()
@@ -63,7 +65,11 @@ BAD = {
     "not a number": (["model.onnx", "-o", "out.onnx", "--macs", "half"], 2, "not a number"),
     "too small a budget": (["model.onnx", "-o", "out.onnx", "--macs", "0.0001"], 1, "cannot go below"),
     "unknown pass": (["model.onnx", "-o", "out.onnx", "--passes", "wdith{ratio=0.5}"], 2, "no pass 'wdith'"),
-    "unknown option of a pass": (["model.onnx", "-o", "out.onnx", "--passes", "width{rato=0.5}"], 2, "no option"),
+    "unknown option of a pass": (
+        ["model.onnx", "-o", "out.onnx", "--passes", "width{rato=0.5}"],
+        2,
+        "no option",
+    ),
     "unreadable passes": (["model.onnx", "-o", "out.onnx", "--passes", "width{"], 2, "cannot read passes"),
     "unknown option": (["model.onnx", "-o", "out.onnx", "--nosuch"], 2, "--nosuch"),
     "no output": (["model.onnx", "--macs", "0.5"], 2, "--output"),
@@ -76,7 +82,11 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_sentence(
-    case: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    case: str,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments, code, words = BAD[case]
     _bad_files(source, tmp_path)

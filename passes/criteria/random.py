@@ -13,4 +13,6 @@ from pruneopt.passes.statistics.evidence import Evidence
 
 def random_scores(group: Group, evidence: Evidence | None = None) -> npt.NDArray[np.float64]:
     """Uniform in [0, 1), by seed and group name. Shape [size]."""
-    return np.random.default_rng([evidence.seed if evidence else 0, zlib.crc32(group.name.encode())]).random(group.size)
+    return np.random.default_rng([evidence.seed if evidence else 0, zlib.crc32(group.name.encode())]).random(
+        group.size
+    )

@@ -30,7 +30,12 @@ def _foldable(norm: gs.Node, ends: set[str]) -> gs.Node | None:
         return None
     data, *statistics = norm.inputs
     linear = data.inputs[0] if data.inputs else None
-    if linear is None or linear.op not in ("Conv", "ConvTranspose", "Gemm") or len(data.outputs) > 1 or data.name in ends:
+    if (
+        linear is None
+        or linear.op not in ("Conv", "ConvTranspose", "Gemm")
+        or len(data.outputs) > 1
+        or data.name in ends
+    ):
         return None
     if linear.op == "Gemm" and (linear.attrs.get("alpha", 1.0), linear.attrs.get("beta", 1.0)) != (1.0, 1.0):
         return None

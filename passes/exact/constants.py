@@ -52,7 +52,9 @@ def _freed(node: gs.Node) -> int:
             if isinstance(tensor, gs.Constant):
                 constants[id(tensor)] = tensor
             for producer in tensor.inputs:
-                if id(producer) not in cone and all(id(c) in cone for o in producer.outputs for c in o.outputs):
+                if id(producer) not in cone and all(
+                    id(c) in cone for o in producer.outputs for c in o.outputs
+                ):
                     cone.add(id(producer))
                     queue.append(producer)
     return sum(c._values.nbytes for c in constants.values() if all(id(n) in cone for n in c.outputs))
@@ -61,7 +63,11 @@ def _freed(node: gs.Node) -> int:
 def settle_reshapes(graph: gs.Graph, seen: Observation) -> None:
     """Computed targets with at most one dynamic entry besides copies of the input's become constants."""
     for node in graph.nodes:
-        if node.op != "Reshape" or node.domain not in (None, "", "ai.onnx") or isinstance(node.inputs[1], gs.Constant):
+        if (
+            node.op != "Reshape"
+            or node.domain not in (None, "", "ai.onnx")
+            or isinstance(node.inputs[1], gs.Constant)
+        ):
             continue
         data, out = seen.shapes.get(node.inputs[0].name), seen.shapes.get(node.outputs[0].name)
         if data is None or out is None:

@@ -6,7 +6,9 @@ import onnx_graphsurgeon as gs
 
 
 def drop_identities(graph: gs.Graph) -> None:
-    ends = {t.name for t in graph.outputs} | {t.name for g in graph.subgraphs(recursive=True) for t in g.outputs}
+    ends = {t.name for t in graph.outputs} | {
+        t.name for g in graph.subgraphs(recursive=True) for t in g.outputs
+    }
     for node in graph.nodes:
         if _is_identity(node) and node.outputs[0].name not in ends:
             # Dead now. It keeps its output: gs removes nodes by equality, and nameless ones without outputs are equal.
@@ -14,7 +16,11 @@ def drop_identities(graph: gs.Graph) -> None:
 
 
 def _is_identity(node: gs.Node) -> bool:
-    if node.domain not in (None, "", "ai.onnx") or not node.outputs or len([o for o in node.outputs if o.name]) > 1:
+    if (
+        node.domain not in (None, "", "ai.onnx")
+        or not node.outputs
+        or len([o for o in node.outputs if o.name]) > 1
+    ):
         return False
     if node.op == "Dropout":
         return len(node.inputs) < 3 or not node.inputs[2].name

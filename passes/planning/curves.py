@@ -108,7 +108,9 @@ class _State:
         rise = float((share * weight).sum())
         across = self.inverse[:, features[:, None], stay]
         self.weight = self.weight[:, :, stay] - share @ across
-        self.inverse = self.inverse[:, stay[:, None], stay] - across.swapaxes(1, 2) @ np.linalg.solve(cut, across)
+        self.inverse = self.inverse[:, stay[:, None], stay] - across.swapaxes(1, 2) @ np.linalg.solve(
+            cut, across
+        )
         self.entries -= len(gone)
         return rise
 

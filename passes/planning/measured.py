@@ -39,7 +39,11 @@ def plan(
 
 
 def _choices(
-    groups: Sequence[Group], curves: Mapping[Group, Curve], worth: Mapping[Group, float], align: int, floor: float
+    groups: Sequence[Group],
+    curves: Mapping[Group, Curve],
+    worth: Mapping[Group, float],
+    align: int,
+    floor: float,
 ) -> list[Choice]:
     known = {g: c.error * worth[g] for g, c in curves.items()}
     typical = float(np.median([d[-1] for d in known.values()])) if known else 1.0

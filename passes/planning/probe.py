@@ -72,14 +72,22 @@ def damage(dense: Sequence[Mapping[str, Array]], found: Sequence[Mapping[str, Ar
     """Squared distance of the outputs as a share of their variance, summed over outputs."""
     total = 0.0
     for name in dense[0]:
-        pairs = [(a[name].astype(np.float64), b[name].astype(np.float64)) for a, b in zip(dense, found, strict=True)]
+        pairs = [
+            (a[name].astype(np.float64), b[name].astype(np.float64))
+            for a, b in zip(dense, found, strict=True)
+        ]
         mean = np.mean([a.mean() for a, _ in pairs])
         moved = sum(float(np.square(a - b).sum()) for a, b in pairs)
         total += moved / max(sum(float(np.square(a - mean).sum()) for a, _ in pairs), np.finfo(float).tiny)
     return total
 
 
-def _outputs(model: Model, context: Context, points: Sequence[str], batches: Sequence[Feeds]) -> list[dict[str, Array]]:
+def _outputs(
+    model: Model, context: Context, points: Sequence[str], batches: Sequence[Feeds]
+) -> list[dict[str, Array]]:
     session = context.session(model, points)
     found = [session.run(batch) for batch in batches]
-    return [{n: v for n, v in each.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fV"} for each in found]
+    return [
+        {n: v for n, v in each.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fV"}
+        for each in found
+    ]

@@ -60,7 +60,9 @@ class Tally:
 def unmet(tallies: Sequence[Tally]) -> PruneoptError:
     """The error that says which budgets do not hold, with all groups at their floor."""
     least = {t.limit.name: t.total / t.limit.whole for t in tallies if t.total > t.limit.most}
-    words = " and ".join(f"{name} cannot go below {share:.3f} of the input's" for name, share in least.items())
+    words = " and ".join(
+        f"{name} cannot go below {share:.3f} of the input's" for name, share in least.items()
+    )
     return PruneoptError(
         f"the budget cannot be met: {words} with every group at its floor; see 'pruneopt inspect' for what is frozen, "
         "or allow groups under a norm with --passes 'width{...,coupled=true}'",

@@ -58,7 +58,11 @@ def _largest(groups: Sequence[Group], tallies: Sequence[Tally], align: int, floo
     low, high = 0, STEPS
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if _fits(tallies, share(groups, middle / STEPS, align, floor)) else (low, middle - 1)
+        low, high = (
+            (middle, high)
+            if _fits(tallies, share(groups, middle / STEPS, align, floor))
+            else (low, middle - 1)
+        )
     return share(groups, low / STEPS, align, floor)
 
 

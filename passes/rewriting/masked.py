@@ -45,7 +45,9 @@ class Masked:
         """Whether a masked dimension has a dynamic factor."""
         analysis = self.analysis
         nodes = {id(u.node): u.node for u in analysis.statistics if touched(u.axis, self.masks)}
-        inside = [a for n in nodes.values() for t in (*n.inputs, *n.outputs) for a in analysis.axes.get(t.name, [])]
+        inside = [
+            a for n in nodes.values() for t in (*n.inputs, *n.outputs) for a in analysis.axes.get(t.name, [])
+        ]
         masked = [*inside, *(u.axis for u in analysis.contractions)]
         return any(touched(a, self.masks) and not find(a).static for a in masked)
 
@@ -92,7 +94,9 @@ class _Masking:
             if touched(use.axis, self.masks) and id(use.node) not in local:
                 found.setdefault((id(use.node), use.label), {}).setdefault(use.slot, []).append(use)
         for slots in found.values():
-            yield min(slots.values(), key=lambda uses: isinstance(uses[0].node.inputs[uses[0].slot], gs.Constant))
+            yield min(
+                slots.values(), key=lambda uses: isinstance(uses[0].node.inputs[uses[0].slot], gs.Constant)
+            )
 
     def _zero(self, uses: list[Use]) -> None:
         """x -> x * mask along each contracted dimension, at this operand of this node only."""
@@ -150,7 +154,9 @@ class _Masking:
                 continue
             for dim, keep in self._cut(axes):
                 places = self._constant(np.flatnonzero(keep))
-                twin.inputs[slot] = self._node("Gather", [twin.inputs[slot], places], self.before, node, axis=dim)
+                twin.inputs[slot] = self._node(
+                    "Gather", [twin.inputs[slot], places], self.before, node, axis=dim
+                )
         writer = WitnessWriter(self.copy, self.analysis.seen, self.masks, self.names)
         for witness in self.analysis.witnesses:
             if witness.node is node:
@@ -180,7 +186,12 @@ class _Masking:
             places = np.maximum(np.cumsum(keep) - 1, 0)
             last = i == len(cuts) - 1
             made = self._node(
-                "Gather", [made, self._constant(places)], self.after, node, output=target if last else None, axis=dim
+                "Gather",
+                [made, self._constant(places)],
+                self.after,
+                node,
+                output=target if last else None,
+                axis=dim,
             )
 
     def _constant(self, value: npt.NDArray[Any]) -> gs.Constant:

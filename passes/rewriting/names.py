@@ -10,7 +10,9 @@ class Names:
 
     def __init__(self, graph: gs.Graph) -> None:
         graphs = (graph, *graph.subgraphs(recursive=True))
-        self._taken = {t.name for g in graphs for t in _tensors(g)} | {n.name for g in graphs for n in g.nodes}
+        self._taken = {t.name for g in graphs for t in _tensors(g)} | {
+            n.name for g in graphs for n in g.nodes
+        }
         self._last: dict[str, int] = {}  # so that many equal wishes take linear time
 
     def new(self, wish: str) -> str:

@@ -57,7 +57,9 @@ class WitnessWriter:
             name = constant.name if own else self.names.new(f"{constant.name}_scaled")
             node.inputs[place] = gs.Constant(name, scaled)
         else:
-            scaled = gs.Variable(self.names.new(f"{node.inputs[place].name}_scaled"), node.inputs[place].dtype)
+            scaled = gs.Variable(
+                self.names.new(f"{node.inputs[place].name}_scaled"), node.inputs[place].dtype
+            )
             self._multiply(node.inputs[place], factor, node, scaled)
             node.inputs[place] = scaled
 
@@ -125,7 +127,9 @@ class WitnessWriter:
         data = self._data_sizes(node)
         target = []
         for i, size in enumerate(sizes):
-            copied = data is not None and i < len(data) and data[i] == size and self._unchanged(witness.entries[i])
+            copied = (
+                data is not None and i < len(data) and data[i] == size and self._unchanged(witness.entries[i])
+            )
             target.append(size[0] if len(set(size)) == 1 else 0 if copied else -1)
         if target.count(-1) > 1:
             return None
@@ -162,12 +166,18 @@ class WitnessWriter:
         return self._node("Concat", pieces, node, {"axis": 0})
 
     def _scaled(self, piece: gs.Tensor, entry: Entry, size: tuple[int, ...], node: gs.Node) -> gs.Tensor:
-        before = tuple(sum(a.size[r] for a in entry) for r in range(self.seen.runs)) if not isinstance(entry, int) else size
+        before = (
+            tuple(sum(a.size[r] for a in entry) for r in range(self.seen.runs))
+            if not isinstance(entry, int)
+            else size
+        )
         ratio = Fraction(size[0], before[0])
         if ratio == 1:
             return piece
         if ratio.denominator > 1:
-            piece = self._node("Div", [piece, self._constant(np.array([ratio.denominator], np.int64))], node, {})
+            piece = self._node(
+                "Div", [piece, self._constant(np.array([ratio.denominator], np.int64))], node, {}
+            )
         return self._node("Mul", [piece, self._constant(np.array([ratio.numerator], np.int64))], node, {})
 
     def _static(self, node: gs.Node, place: Place) -> Any:

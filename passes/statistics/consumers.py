@@ -92,7 +92,11 @@ class Consumer:
 
     @property
     def _contracted(self) -> int:
-        return 0 if self.node.op == "MatMul" or (self.node.op == "Gemm" and not self.node.attrs.get("transB")) else 1
+        return (
+            0
+            if self.node.op == "MatMul" or (self.node.op == "Gemm" and not self.node.attrs.get("transB"))
+            else 1
+        )
 
 
 def find_consumers(analysis: Analysis) -> list[Consumer]:
@@ -112,7 +116,10 @@ def _is_consumer(node: gs.Node, use: ConstantUse) -> bool:
         return False
     if node.op == "Conv":
         return True
-    plain = all(node.attrs.get(name, normal) == normal for name, normal in (("alpha", 1.0), ("beta", 1.0), ("transA", 0)))
+    plain = all(
+        node.attrs.get(name, normal) == normal
+        for name, normal in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
+    )
     return node.op in ("MatMul", "Gemm") and len(use.axes) == 2 and plain
 
 
@@ -130,7 +137,9 @@ def positions(axis: Axis, atom: Axis) -> Index | None:
         return np.full(axis.size[0], -1)
     if axis.kind is Kind.CONCAT:
         pieces = [positions(p, atom) for p in parts(axis)]
-        return None if any(p is None for p in pieces) else np.concatenate([p for p in pieces if p is not None])
+        return (
+            None if any(p is None for p in pieces) else np.concatenate([p for p in pieces if p is not None])
+        )
     own = factors(axis)
     at = [i for i, f in enumerate(own) if atom in atoms(f)]
     inner = positions(own[at[0]], atom) if len(at) == 1 else None

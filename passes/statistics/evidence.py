@@ -88,7 +88,9 @@ class Evidence:
             UsageError: there is no calibration data.
         """
         if not self.moments:
-            raise UsageError("this criterion looks at activations; give calibration data (--calib), or choose l2")
+            raise UsageError(
+                "this criterion looks at activations; give calibration data (--calib), or choose l2"
+            )
         found = []
         for consumer in consumers_of(group.atom, self.consumers):
             entries = consumer.entries(group.atom)
@@ -97,7 +99,9 @@ class Evidence:
         return found
 
 
-def gather(analysis: Analysis, wanted: Sequence[Axis], context: Context, batches: Sequence[Feeds]) -> Evidence:
+def gather(
+    analysis: Analysis, wanted: Sequence[Axis], context: Context, batches: Sequence[Feeds]
+) -> Evidence:
     """One run of the model over `batches`: moments of the input of every consumer of the `wanted` atoms."""
     evidence = Evidence(analysis, context.seed, {}, find_consumers(analysis))
     free = set(wanted)
@@ -150,7 +154,11 @@ def _scale_behind(tensor: gs.Tensor, size: int) -> Array | None:
 
 def _scale_of_parts(users: list[gs.Node], size: int) -> Array | None:
     """The scale of a norm that is written out in elementary ops."""
-    if not users or any(n.op not in THROUGH - {"Add"} for n in users) or not any(n.op == "ReduceMean" for n in users):
+    if (
+        not users
+        or any(n.op not in THROUGH - {"Add"} for n in users)
+        or not any(n.op == "ReduceMean" for n in users)
+    ):
         return None
     queue, seen = list(users), set[int]()
     while queue and len(seen) < 12:

@@ -39,7 +39,10 @@ class Moments:
         rows, y = (np.concatenate(side, axis=1) for side in zip(*self._block, strict=True))
         self._block, self._held = [], 0
         if self._shift is None:
-            self._shift = rows.mean(1, keepdims=True, dtype=np.float64), y.mean(1, keepdims=True, dtype=np.float64)
+            self._shift = (
+                rows.mean(1, keepdims=True, dtype=np.float64),
+                y.mean(1, keepdims=True, dtype=np.float64),
+            )
             self._sum = [np.zeros(s[:, 0].shape) for s in self._shift]
         z, y = ((x - s).astype(np.float32) for x, s in zip((rows, y), self._shift, strict=True))
         self._sum = [s + x.sum(1, dtype=np.float64) for s, x in zip(self._sum, (z, y), strict=True)]

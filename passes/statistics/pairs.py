@@ -91,7 +91,9 @@ def find_pairs(analysis: Analysis) -> list[Pair]:
         if node.op == "MatMul" and all(isinstance(t, gs.Variable) for t in node.inputs):
             left, right = (analysis.axes.get(t.name, []) for t in node.inputs)
             if len(left) == len(right) >= 2 and _is_free(left[-1]) and find(left[-1]) is find(right[-2]):
-                heads = [i for i in range(len(left) - 2) if find(left[i]) is find(right[i]) and _is_static(left[i])]
+                heads = [
+                    i for i in range(len(left) - 2) if find(left[i]) is find(right[i]) and _is_static(left[i])
+                ]
                 if len(heads) <= 1:
                     head = heads[0] if heads else None
                     found.append(Pair(node, find(left[-1]), head, _meets_softmax(node.outputs[0])))

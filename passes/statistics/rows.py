@@ -87,7 +87,11 @@ def _taps(
 
 
 def _pads(
-    node: gs.Node, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    node: gs.Node,
+    sizes: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
 ) -> tuple[list[int], list[int]]:
     """Padding before and after each spatial dimension."""
     mode = node.attrs.get("auto_pad", "NOTSET")

@@ -72,7 +72,9 @@ class Stream:
         for tensor, name in zip(inputs, read, strict=True):
             tensor.shape = [None] * self.live[0][name].ndim
         outputs = [gs.Variable(name) for name in made]
-        piece = gs.Graph(nodes, inputs, outputs, name="piece", opset=whole.opset, import_domains=whole.import_domains)
+        piece = gs.Graph(
+            nodes, inputs, outputs, name="piece", opset=whole.opset, import_domains=whole.import_domains
+        )
         return Model(piece, self.model.header)
 
 
@@ -95,7 +97,9 @@ def split_batches(batches: Sequence[Feeds], most: int = 32) -> list[Feeds]:
             pieces.append(feeds)
             continue
         cuts = range(0, count, most)
-        pieces += [{name: np.ascontiguousarray(array[i : i + most]) for name, array in feeds.items()} for i in cuts]
+        pieces += [
+            {name: np.ascontiguousarray(array[i : i + most]) for name, array in feeds.items()} for i in cuts
+        ]
     return pieces
 
 

@@ -53,7 +53,13 @@ class Inspection:
                         found.setdefault(key, []).append(f"{use.constant.name}:{dim}")
                         sizes[key] += prod(use.constant.shape)
         return [
-            {"reason": str(reason), "why": reason.text, "node": reason.node, "size": size, "tensors": found[reason, size]}
+            {
+                "reason": str(reason),
+                "why": reason.text,
+                "node": reason.node,
+                "size": size,
+                "tensors": found[reason, size],
+            }
             for (reason, size), _ in sizes.most_common()
         ]
 
@@ -62,7 +68,13 @@ class Inspection:
         groups = []
         for group in self.groups:
             params, macs = self.shares(group)
-            entry = {"name": group.name, "size": group.size, "params": params, "macs": macs, "coupled": group.coupled}
+            entry = {
+                "name": group.name,
+                "size": group.size,
+                "params": params,
+                "macs": macs,
+                "coupled": group.coupled,
+            }
             groups.append(entry | {"tensors": [str(t) for t in group.touches]})
         return {"prunable_share": self.prunable_share(), "groups": groups, "frozen": self.frozen()}
 
@@ -83,7 +95,13 @@ def explain(analysis: Analysis, place: str) -> list[str]:
     axis = _find(analysis, name, dim)
     lines = [f"{place} = {show(axis)}"]
     for atom in dict.fromkeys(atoms(axis)):
-        state = f"stays: {atom.frozen}" if atom.frozen else f"coupled: {atom.coupled}" if atom.coupled else "can shrink"
+        state = (
+            f"stays: {atom.frozen}"
+            if atom.frozen
+            else f"coupled: {atom.coupled}"
+            if atom.coupled
+            else "can shrink"
+        )
         lines.append(f"  {show(atom)}: {state if atom.static else 'dynamic'}")
         lines += [f"    {where}" for where in _follow(analysis, atom)]
     return lines

@@ -100,7 +100,9 @@ class _Inference:
         inputs = [self._input(node, slot) for slot in range(len(node.inputs))]
         outputs = [self._variable(t) for t in node.outputs]
         constants = [self._known(t) for t in node.inputs]
-        op = Op(node, inputs, outputs, constants, self.opsets[node.domain or ""], self.seen.runs, self._variable)
+        op = Op(
+            node, inputs, outputs, constants, self.opsets[node.domain or ""], self.seen.runs, self._variable
+        )
         rule = find_rule(node, op.opset)
         ends = [*zip(node.inputs, inputs, strict=True), *zip(node.outputs, outputs, strict=True)]
         unknown = any(axes is None and tensor.name for tensor, axes in ends)

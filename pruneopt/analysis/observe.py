@@ -22,7 +22,14 @@ from pruneopt.model import Model, values
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
-RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+}
 
 
 Run = tuple[dict[str, tuple[int, ...]], dict[str, Array]]  # shapes of all tensors, values of the watched
@@ -68,14 +75,18 @@ def observe(model: Model, observer: Observer, feeds: Sequence[Feeds], watched: s
     return observation(model, [observer.run(batch) for batch in feeds], feeds, watched)
 
 
-def observation(model: Model, observed: Sequence[Run], feeds: Sequence[Feeds], watched: set[str]) -> Observation:
+def observation(
+    model: Model, observed: Sequence[Run], feeds: Sequence[Feeds], watched: set[str]
+) -> Observation:
     """What `observe` makes of runs that were made before."""
     shapes = {
         name: tuple(zip(*(shapes[name] for shapes, _ in observed), strict=True))
         for name, shape in observed[0][0].items()
         if all(name in s and len(s[name]) == len(shape) for s, _ in observed)
     }
-    found = {n: tuple(v[n] for _, v in observed) for n in watched if all(_is_array(v.get(n)) for _, v in observed)}
+    found = {
+        n: tuple(v[n] for _, v in observed) for n in watched if all(_is_array(v.get(n)) for _, v in observed)
+    }
     seen = Observation(len(feeds), shapes, found, feeds=tuple(feeds))
     seen.static = static_values(model.graph, seen)
     return seen
@@ -111,7 +122,9 @@ def derived_tensors(graph: gs.Graph) -> set[str]:
         if node.op in RANDOM or any(True for _ in node.subgraphs()):
             continue
         inputs = (t for t in node.inputs if t.name)
-        if node.op in ("Shape", "Size") or all(isinstance(t, gs.Constant) or t.name in derived for t in inputs):
+        if node.op in ("Shape", "Size") or all(
+            isinstance(t, gs.Constant) or t.name in derived for t in inputs
+        ):
             derived.update(t.name for t in node.outputs if t.name)
     return derived
 

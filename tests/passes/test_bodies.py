@@ -19,10 +19,15 @@ def _value(name: str, shape: list[int] | None = None) -> onnx.ValueInfoProto:
 
 def _weights(*shapes: tuple[str, int, int]) -> list[onnx.TensorProto]:
     rng = np.random.default_rng(0)
-    return [numpy_helper.from_array((rng.standard_normal((a, b)) / np.sqrt(a)).astype(np.float32), n) for n, a, b in shapes]
+    return [
+        numpy_helper.from_array((rng.standard_normal((a, b)) / np.sqrt(a)).astype(np.float32), n)
+        for n, a, b in shapes
+    ]
 
 
-def _model(nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], x: list[object], y: list[object]) -> onnx.ModelProto:
+def _model(
+    nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], x: list[object], y: list[object]
+) -> onnx.ModelProto:
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", x), ("y", y))]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -59,9 +64,14 @@ def loop() -> onnx.ModelProto:
         helper.make_node("MatMul", ["lr", "l2"], ["lo"]),
         helper.make_node("Identity", ["go"], ["going"]),
     ]
-    ends = [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("go", TensorProto.BOOL, [])]
+    ends = [
+        helper.make_tensor_value_info("i", TensorProto.INT64, []),
+        helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+    ]
     out = helper.make_tensor_value_info("going", TensorProto.BOOL, [])
-    body = helper.make_graph(inner, "body", [*ends, _value("s")], [out, _value("lo")], _weights(("l1", 32, 48), ("l2", 48, 32)))
+    body = helper.make_graph(
+        inner, "body", [*ends, _value("s")], [out, _value("lo")], _weights(("l1", 32, 48), ("l2", 48, 32))
+    )
     nodes = [
         helper.make_node("MatMul", ["x", "w0"], ["h"]),
         helper.make_node("Loop", ["three", "", "h"], ["t"], body=body),
@@ -81,7 +91,9 @@ def scan() -> onnx.ModelProto:
         helper.make_node("Identity", ["so"], ["st"]),
     ]
     weights = _weights(("i", 8, 32), ("r", 32, 32))
-    body = helper.make_graph(inner, "cell", [_value("s"), _value("xt")], [_value("so"), _value("st")], weights)
+    body = helper.make_graph(
+        inner, "cell", [_value("s"), _value("xt")], [_value("so"), _value("st")], weights
+    )
     state = numpy_helper.from_array(np.zeros((1, 32), np.float32), "s0")
     nodes = [
         helper.make_node("Scan", ["s0", "x"], ["last", "all"], body=body, num_scan_inputs=1),
@@ -91,7 +103,9 @@ def scan() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(("net", "groups"), [(branches, {32, 48, 24}), (loop, {32, 48}), (scan, {32})])
-def test_widths_inside_and_through_bodies_shrink(net: Callable[[], onnx.ModelProto], groups: set[int]) -> None:
+def test_widths_inside_and_through_bodies_shrink(
+    net: Callable[[], onnx.ModelProto], groups: set[int]
+) -> None:
     model = models.loaded(net())
     assert {g.size for g in po.inspect(model).groups} == groups
     report = po.prune(model, passes="width{ratio=0.5}", timed=False).report

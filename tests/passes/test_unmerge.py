@@ -25,7 +25,10 @@ def test_query_key_and_value_get_widths_of_their_own(pick: str) -> None:
     assert apart.entry["passes"][1]["equivalence"]["max_rel_error"] < 1e-6
     assert _sizes(fused, context) == [4, 8]  # heads, and one width for all three
     assert _sizes(apart.model, context) == [4, 8, 8]  # query and key, value
-    assert sum(n.op == "MatMul" for n in apart.model.graph.nodes) == sum(n.op == "MatMul" for n in fused.graph.nodes) + 2
+    assert (
+        sum(n.op == "MatMul" for n in apart.model.graph.nodes)
+        == sum(n.op == "MatMul" for n in fused.graph.nodes) + 2
+    )
 
 
 def _sizes(model: object, context: object) -> list[int]:

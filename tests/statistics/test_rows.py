@@ -26,7 +26,9 @@ def one_node(op: str, data: tuple[int, ...], weight: tuple[int, ...], **attribut
     x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, data)
     y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * len(data))
     graph = helper.make_graph([node], "g", [x], [y], [array])
-    return Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    return Model.from_proto(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
 
 
 CASES = {

@@ -65,4 +65,6 @@ def _same(op: Op, outer: Axes | None, inner: Axes | None, tensor: gs.Tensor) -> 
         op.freeze([*outer, *inner], "comes out of a body in another form")
         return
     for x, y in zip(outer, inner, strict=True):
-        op.equal(x, y) if x.size == y.size else op.freeze([x, y], "differs between the steps or branches of a body")
+        op.equal(x, y) if x.size == y.size else op.freeze(
+            [x, y], "differs between the steps or branches of a body"
+        )

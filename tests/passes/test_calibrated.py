@@ -1,0 +1,150 @@
+"""With calibration data: redundant width is free, repair helps, and two runs give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+import pruneopt as po
+from pruneopt.analysis.groups import find_groups
+from pruneopt.analysis.infer import analyse
+from pruneopt.api import make_context
+from pruneopt.errors import UsageError
+from pruneopt.frontends.calibration import Feeds, synthetic
+from pruneopt.model import Model
+from pruneopt.passes.base import Pipeline
+from pruneopt.passes.criteria import CRITERIA, find_criterion
+from pruneopt.passes.planning.allocate import allocate, choice
+from pruneopt.passes.planning.curves import curve_of
+from pruneopt.passes.rotate import Rotate
+from pruneopt.passes.statistics.evidence import Evidence, gather
+from pruneopt.passes.width import limits
+from tests import models
+
+NETS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "convnet": models.convnet,
+    "transformer": models.transformer,
+}
+
+
+def data(model: Model, count: int = 10, seed: int = 0) -> list[Feeds]:
+    """Batches of one size."""
+    sizes = {d: 8 for t in model.inputs for d in t.shape if isinstance(d, str)}
+    return [synthetic(model, sizes, seed + i) for i in range(count)]
+
+
+def distance(a: Model, b: Model, batches: list[Feeds]) -> float:
+    """Relative squared distance of the outputs."""
+    report = po.compare(a, b, calib=batches)
+    return max(float(m["rel_l2"]) for m in report["fidelity"].values())
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_the_default_beats_uniform_magnitude(net: str) -> None:
+    model = models.loaded(NETS[net]())
+    seen, held = data(model), data(model, 4, seed=100)
+    plain = po.prune(model, macs=0.6, timed=False).model
+    repaired = po.prune(model, macs=0.6, calib=seen, timed=False)
+    assert repaired.report["output"]["macs"] <= 0.6 * repaired.report["input"]["macs"]
+    assert distance(model, repaired.model, held) < 0.8 * distance(model, plain, held)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_two_runs_give_the_same_bytes(net: str) -> None:
+    model = models.loaded(NETS[net]())
+    first, second = (po.prune(model, macs=0.6, calib=data(model), timed=False).model for _ in range(2))
+    assert first.proto().SerializeToString(deterministic=True) == second.proto().SerializeToString(
+        deterministic=True
+    )
+
+
+def doubled() -> onnx.ModelProto:
+    """An inner width of 32 in which every neuron is there twice."""
+    b = models.Builder()
+    up, down = b.rng.standard_normal((12, 16)), b.rng.standard_normal((32, 5))
+    up = np.concatenate([up, up], axis=1)
+    x = b.node("Relu", b.node("MatMul", "x", b.value(up, np.float32)))
+    b.node("MatMul", x, b.value(down, np.float32), outputs=["y"])
+    return b.model({"x": ["n", 12]}, {"y": ["n", 5]})
+
+
+def test_doubled_neurons_are_free() -> None:
+    model = models.loaded(doubled())
+    batches = [
+        {"x": np.random.default_rng(i).standard_normal((64, 12)).astype(np.float32)} for i in range(10)
+    ]
+    result = po.prune(model, macs=0.5, calib=batches, timed=False)
+    assert result.report["output"]["macs"] == 0.5 * result.report["input"]["macs"]
+    assert distance(model, result.model, batches) < 0.03  # what the ridge costs
+
+
+def test_a_bias_is_added_where_there_is_none() -> None:
+    model = models.loaded(doubled())
+    batches = [
+        {"x": 1 + np.random.default_rng(i).standard_normal((64, 12)).astype(np.float32)} for i in range(10)
+    ]
+    result = po.prune(
+        model, passes="width{ratio=0.25, criterion=random}, repair{ways=bias}", calib=batches, timed=False
+    )
+    assert [n.op for n in result.model.graph.nodes] == ["MatMul", "Relu", "MatMul", "Add"]
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.parametrize("net", NETS)
+def test_every_criterion_scores_every_group(net: str, name: str) -> None:
+    model = models.loaded(NETS[net]())
+    context = make_context(model, data(model))
+    analysis = analyse(model, context.observation(model))
+    groups = [g for g in find_groups(analysis) if not g.coupled]
+    evidence = gather(analysis, [g.atom for g in groups], context, context.calibration)
+    for group in groups:
+        scores = find_criterion(name)(group, evidence)
+        assert scores.shape == (group.size,)
+        assert np.isfinite(scores).all()
+        again = find_criterion(name)(group, evidence)
+        assert np.array_equal(scores, again)
+
+
+def test_a_criterion_that_needs_data_says_so() -> None:
+    model = models.loaded(models.convnet())
+    with pytest.raises(UsageError, match="--calib"):
+        po.prune(model, passes="width{ratio=0.5, criterion=wanda}", timed=False)
+
+
+def test_curves_rise_and_the_plan_uses_the_budget() -> None:
+    model = models.loaded(models.convnet())
+    context = make_context(model, data(model))
+    analysis = analyse(model, context.observation(model))
+    groups = find_groups(analysis)
+    evidence = gather(analysis, [g.atom for g in groups], context, context.calibration)
+    choices = []
+    for group in groups:
+        curve = curve_of(group, evidence)
+        assert curve is not None
+        assert curve.error[0] == 0
+        assert (np.diff(curve.error) >= -1e-9).all()
+        assert sorted(curve.order) == list(range(group.size))
+        choices.append(choice(group, curve.error, 8, 0.1))
+    (limit,) = limits(analysis, {"macs": 0.6})
+    kept = allocate(choices, [limit])
+    assert all(0.1 * g.size <= kept[g.atom] <= g.size for g in groups)
+
+
+def test_rotation_is_exact_and_proved() -> None:
+    model = models.loaded(models.transformer())
+    context = make_context(model, data(model))
+    outcome = Pipeline((Rotate(),)).run(model, context)
+    (entry,) = outcome.entry["passes"]
+    assert entry["rotated"] == 4
+    assert entry["equivalence"]["max_rel_error"] < 1e-4
+
+
+def test_without_data_nothing_is_known() -> None:
+    model = models.loaded(models.convnet())
+    context = make_context(model)
+    analysis = analyse(model, context.observation(model))
+    with pytest.raises(UsageError):
+        Evidence(analysis).views(find_groups(analysis)[0])
