@@ -32,6 +32,7 @@ class Totals:
     free: int = 0
     pruned: int = 0
     coupled: int = 0
+    noisy: int = 0
     failures: int = 0
     worst: float = 0.0
 
@@ -45,12 +46,14 @@ class Totals:
         self.free += verdict.groups
         self.pruned += verdict.pruned
         self.coupled += verdict.coupled
+        self.noisy += verdict.noisy
         self.worst = max(self.worst, verdict.error)
 
     def __str__(self) -> str:
         return (
-            f"{self.graphs} graphs, {self.with_groups} of them pruned; atoms: {self.free} free, {self.pruned} pruned, "
-            f"{self.coupled} of those under a statistic; worst error {self.worst:.1e}; {self.failures} failures"
+            f"{self.graphs} graphs, {self.with_groups} of them pruned; atoms: {self.free} free, "
+            f"{self.pruned} pruned, {self.coupled} of those under a statistic; worst error {self.worst:.1e}; "
+            f"{self.noisy} ill-conditioned; {self.failures} failures"
         )
 
 

@@ -1,4 +1,4 @@
-"""Attention as exporters write it: projections, heads, rotary halves, shared KV heads, heads merged into the batch."""
+"""Attention as exporters write it: heads, rotary halves, shared KV heads, heads merged into the batch."""
 
 from __future__ import annotations
 
@@ -49,12 +49,14 @@ def _fused(b: Builder, x: Tensor, heads: int, width: int) -> list[Tensor]:
     five = b.transpose(b.reshape(whole, n, t, 3, heads, width), 2, 0, 3, 1, 4)
     shape: list[Size] = [n, heads, t, width]
     if how == "gather":
-        return [b.op("Gather", five, b.initializer(np.array(i, np.int64)), shape=shape, axis=0) for i in range(3)]
+        return [
+            b.op("Gather", five, b.initializer(np.array(i, np.int64)), shape=shape, axis=0) for i in range(3)
+        ]
     return [b.squeeze(y, [0]) for y in b.split(five, 0, [1, 1, 1])]
 
 
 def rotary(b: Builder, x: Tensor) -> Tensor:
-    """x * cos + rotate_half(x) * sin, in halves; the angles are constants of the width alone, or of tokens too."""
+    """x * cos + rotate_half(x) * sin, in halves; the angles depend on the width, or on tokens too."""
     d, t = x.width(3), x.shape[2]
     if d % 2:
         return x

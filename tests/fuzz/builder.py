@@ -1,149 +1,29 @@
-"""Builds one ONNX graph node by node; knows every tensor's shape, and how each opset writes an op."""
+"""Constants as exporters hide them, ops as each opset writes them, and shapes as they are computed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import reduce
 from math import prod
-from operator import mul
-from random import Random
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-Array = npt.NDArray[Any]
-Size = int | str  # a number, or a dynamic size: `N`, `T`, or a multiple of one: `N*4`
+from tests.fuzz.nodes import Array, Nodes, Size, Tensor, times
+
+__all__ = ["Builder", "Size", "Tensor", "times"]
+
 FAR = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor of the graph under construction."""
-
-    name: str
-    shape: tuple[Size, ...]
-
-    def width(self, dim: int) -> int:
-        """A static size."""
-        size = self.shape[dim]
-        if isinstance(size, str):
-            raise TypeError(f"dimension {dim} of {self.name} is dynamic")
-        return size
-
-
-class Builder:
-    """Collects nodes, constants, inputs and outputs.
-
-    Attributes:
-        random: draws the structure.
-        rng: draws the weights.
-        opset: version of the standard operators to write.
-    """
-
-    def __init__(self, random: Random, opset: int, ir: int) -> None:
-        self.random = random
-        self.rng = np.random.default_rng(random.randrange(2**20))
-        self.opset = opset
-        self.ir = ir
-        self.nodes: list[onnx.NodeProto] = []
-        self.inputs: list[onnx.ValueInfoProto] = []
-        self.outputs: list[onnx.ValueInfoProto] = []
-        self.initializers: list[onnx.TensorProto] = []
-        self.sources: dict[str, tuple[Tensor, int]] = {}  # dynamic size -> an input that has it, and where
-        self.weights: dict[tuple[int, ...], list[Tensor]] = {}
-        self.shared: dict[tuple[object, ...], Tensor] = {}
-        self._count = 0
-
-    # --- choosing ---------------------------------------------------------------------------------
-
-    def chance(self, share: float) -> bool:
-        """True in about `share` of the cases; a shrinker moves towards False."""
-        return self.random.randrange(100) >= 100 - round(100 * share)
-
-    def pick(self, options: Sequence[Any]) -> Any:
-        """One of them; a shrinker moves towards the first."""
-        return options[self.random.randrange(len(options))]
-
-    # --- nodes and ends ---------------------------------------------------------------------------
-
-    def name(self, stem: str) -> str:
-        """A new name."""
-        self._count += 1
-        return f"{stem}_{self._count}"
-
-    def many(self, op: str, inputs: Sequence[Tensor | None], shapes: Sequence[Sequence[Size] | None], **attrs: Any) -> list[Tensor]:
-        """A node with one output per shape; a shape of None is an output left out."""
-        outs = [Tensor(self.name(op.lower()) if s is not None else "", tuple(s or ())) for s in shapes]
-        names = ["" if t is None else t.name for t in inputs]
-        while names and not names[-1]:
-            names.pop()
-        domain = attrs.pop("domain", "")
-        label = self.name(f"/{op}") if self.chance(0.8) else ""
-        given = {k: v for k, v in attrs.items() if v is not None}
-        self.nodes.append(helper.make_node(op, names, [t.name for t in outs], label, domain=domain, **given))
-        return outs
-
-    def op(self, op: str, *inputs: Tensor | None, shape: Sequence[Size] | None = None, **attrs: Any) -> Tensor:
-        """A node with one output, by default of the first input's shape."""
-        first = inputs[0]
-        like = first.shape if first is not None else ()
-        return self.many(op, inputs, [like if shape is None else shape], **attrs)[0]
-
-    def input(self, stem: str, shape: Sequence[Size], kind: int = TensorProto.FLOAT) -> Tensor:
-        """A graph input."""
-        tensor = Tensor(stem, tuple(shape))
-        self.inputs.append(helper.make_tensor_value_info(stem, kind, list(shape)))
-        for dim, size in enumerate(shape):
-            if isinstance(size, str):
-                self.sources.setdefault(size, (tensor, dim))
-        return tensor
-
-    def output(self, tensor: Tensor, kind: int = TensorProto.FLOAT) -> None:
-        """Make a tensor an output of the graph, once."""
-        if tensor.name in {o.name for o in self.outputs}:
-            return
-        shape = [s.replace("*", "x") if isinstance(s, str) else s for s in tensor.shape]
-        self.outputs.append(helper.make_tensor_value_info(tensor.name, kind, shape))
-
-    def model(self) -> onnx.ModelProto:
-        """The whole model."""
-        inputs = list(self.inputs)
-        if self.ir < 4:  # then every initializer is an input with a default
-            for tensor in self.initializers:
-                inputs.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-        graph = helper.make_graph(self.nodes, "fuzz", inputs, self.outputs, self.initializers)
-        imports = [helper.make_opsetid("", self.opset)]
-        if any(n.domain == "com.microsoft" for n in self.nodes):
-            imports.append(helper.make_opsetid("com.microsoft", 1))
-        return helper.make_model(graph, ir_version=self.ir, opset_imports=imports)
+class Builder(Nodes):
+    """Nodes, and what is made of several of them."""
 
     # --- constants --------------------------------------------------------------------------------
-
-    def initializer(self, value: Array, stem: str = "w") -> Tensor:
-        """A constant that is an initializer, or sometimes a Constant node."""
-        tensor = Tensor(self.name(stem), tuple(value.shape))
-        proto = numpy_helper.from_array(value, tensor.name)
-        if self.chance(0.15):
-            self.nodes.append(helper.make_node("Constant", [], [tensor.name], value=proto))
-        else:
-            self.initializers.append(proto)
-        return tensor
 
     def const(self, value: Array | Sequence[float], stem: str = "c") -> Tensor:
         """A float constant that may hide behind a chain of constant nodes."""
         array = np.asarray(value, np.float32)
         return self._hidden(array) if self.chance(0.2) else self.initializer(array, stem)
-
-    def ints(self, values: Sequence[int] | int) -> Tensor:
-        """An int64 constant; equal ones are sometimes one tensor."""
-        key = ("ints", tuple(values) if isinstance(values, Sequence) else values)
-        if key not in self.shared or self.chance(0.4):
-            self.shared[key] = self.initializer(np.array(values, np.int64), "i")
-        return self.shared[key]
 
     def _hidden(self, array: Array) -> Tensor:
         kind = self.pick(["Identity", "Transpose", "Reshape", "Cast", "Mul", "Unsqueeze"])
@@ -153,9 +33,13 @@ class Builder:
             perm = list(range(array.ndim))
             self.random.shuffle(perm)
             inner = self.initializer(np.ascontiguousarray(array.transpose(perm)))
-            return self.op("Transpose", inner, shape=array.shape, perm=[perm.index(i) for i in range(array.ndim)])
+            return self.op(
+                "Transpose", inner, shape=array.shape, perm=[perm.index(i) for i in range(array.ndim)]
+            )
         if kind == "Reshape":
-            return self.op("Reshape", self.initializer(array.reshape(-1)), self.ints(array.shape), shape=array.shape)
+            return self.op(
+                "Reshape", self.initializer(array.reshape(-1)), self.ints(array.shape), shape=array.shape
+            )
         if kind == "Cast":
             return self.op("Cast", self.initializer(array.astype(np.float64)), to=TensorProto.FLOAT)
         if kind == "Mul":
@@ -166,7 +50,7 @@ class Builder:
         """A weight of unit gain for `fan` summands; sometimes one that was used before."""
         known = self.weights.setdefault(shape, [])
         if known and self.chance(0.15):
-            return self.pick(known)
+            return known[self.random.randrange(len(known))]
         scale = 1 / np.sqrt(fan if fan is not None else prod(shape[1:]) or 1)
         known.append(self.const(self.rng.standard_normal(shape) * scale, "w"))
         return known[-1]
@@ -179,10 +63,6 @@ class Builder:
                 self.shared[key] = self.initializer(np.zeros(shape, np.float32), "zeros")
             return self.shared[key]
         return self.const(around + 0.3 * self.rng.standard_normal(shape), "v")
-
-    def scalar(self, value: float) -> Tensor:
-        """A float constant of rank 0 or 1."""
-        return self.initializer(np.full(self.pick([(), (1,)]), value, np.float32), "s")
 
     # --- ops whose spelling depends on the opset ---------------------------------------------------
 
@@ -206,7 +86,13 @@ class Builder:
         shape = list(x.shape)
         shape[axis] = len(range(*slice(start, end, step).indices(total)))
         low = start - total if start and self.chance(0.2) else start
-        high = FAR if end == total and self.chance(0.5) else end - total if end < total and self.chance(0.3) else end
+        high = (
+            FAR
+            if end == total and self.chance(0.5)
+            else end - total
+            if end < total and self.chance(0.3)
+            else end
+        )
         at = axis - len(x.shape) if self.chance(0.3) else axis
         if self.opset < 10:
             return self.op("Slice", x, shape=shape, starts=[low], ends=[high], axes=[axis])
@@ -218,9 +104,13 @@ class Builder:
         shapes = [[*x.shape[:axis], n, *x.shape[axis + 1 :]] for n in sizes]
         even = len(set(sizes)) == 1
         if self.opset < 13:
-            return self.many("Split", [x], shapes, axis=axis, split=None if even and self.chance(0.5) else list(sizes))
+            return self.many(
+                "Split", [x], shapes, axis=axis, split=None if even and self.chance(0.5) else list(sizes)
+            )
         if even and self.chance(0.5):
-            return self.many("Split", [x], shapes, axis=axis, num_outputs=len(sizes) if self.opset >= 18 else None)
+            return self.many(
+                "Split", [x], shapes, axis=axis, num_outputs=len(sizes) if self.opset >= 18 else None
+            )
         return self.many("Split", [x, self.ints(list(sizes))], shapes, axis=axis)
 
     def chunk(self, x: Tensor, axis: int) -> list[Tensor]:
@@ -294,9 +184,17 @@ class Builder:
 
     def _static_size(self, wanted: int, near: Tensor | None) -> Tensor:
         for dim, size in enumerate(near.shape if near is not None else ()):
-            if near is not None and isinstance(size, int) and size > 1 and size % wanted == 0 and self.chance(0.3):
+            if (
+                near is not None
+                and isinstance(size, int)
+                and size > 1
+                and size % wanted == 0
+                and self.chance(0.3)
+            ):
                 found = self.dim_of(near, dim)
-                return found if size == wanted else self.op("Div", found, self.ints([size // wanted]), shape=[1])
+                return (
+                    found if size == wanted else self.op("Div", found, self.ints([size // wanted]), shape=[1])
+                )
         return self.ints([wanted])
 
     def reshape(self, x: Tensor, *shape: Size) -> Tensor:
@@ -318,14 +216,3 @@ class Builder:
         """A shape as a Concat of pieces."""
         pieces = [self.size(size, near) for size in shape]
         return self.op("Concat", *pieces, shape=[len(pieces)], axis=0) if len(pieces) > 1 else pieces[0]
-
-
-def times(*sizes: Size) -> Size:
-    """The product of sizes of which at most one is dynamic."""
-    number = reduce(mul, (s for s in sizes if isinstance(s, int)), 1)
-    for size in sizes:
-        if isinstance(size, str):
-            symbol, _, factor = size.partition("*")
-            whole = number * int(factor or 1)
-            return symbol if whole == 1 else f"{symbol}*{whole}"
-    return number

@@ -11,7 +11,9 @@ from tests.fuzz.builder import Builder, Tensor
 
 def choose(b: Builder, x: Tensor) -> Tensor:
     """One body or the other, by a condition that is constant or depends on the data."""
-    scale = b.initializer((1 + 0.3 * b.rng.standard_normal([x.width(1), *[1] * (len(x.shape) - 2)])).astype(np.float32))
+    scale = b.initializer(
+        (1 + 0.3 * b.rng.standard_normal([x.width(1), *[1] * (len(x.shape) - 2)])).astype(np.float32)
+    )
     out = Tensor(b.name("if"), x.shape)
     bodies = {"then_branch": _body(b, x, "Mul", scale), "else_branch": _body(b, x, "Add", None)}
     b.nodes.append(helper.make_node("If", [_condition(b, x).name], [out.name], b.name("/If"), **bodies))
@@ -33,5 +35,8 @@ def _body(b: Builder, x: Tensor, op: str, other: Tensor | None) -> onnx.GraphPro
         return helper.make_graph([helper.make_node(op, [x.name, other.name], [out])], b.name("g"), [], [made])
     own = numpy_helper.from_array(b.rng.standard_normal((1,)).astype(np.float32))
     inner = b.name("inner")
-    nodes = [helper.make_node("Constant", [], [inner], value=own), helper.make_node(op, [x.name, inner], [out])]
+    nodes = [
+        helper.make_node("Constant", [], [inner], value=own),
+        helper.make_node(op, [x.name, inner], [out]),
+    ]
     return helper.make_graph(nodes, b.name("g"), [], [made])

@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 from tests.fuzz import images, tokens
 from tests.fuzz.builder import Builder, Size, Tensor
+from tests.fuzz.convolutions import channels, exact, linear2d, space
 from tests.fuzz.pointwise import activation
 
 Array = npt.NDArray[Any]
@@ -58,12 +59,12 @@ def image_net(b: Builder) -> None:
     rank = b.pick([2, 2, 1, 3])
     side = {1: [8, 6, 16], 2: [4, 8, 6], 3: [2, 4]}[rank]
     shape: list[Size] = ["N" if b.chance(0.85) else 2, b.pick([3, 4]), *[b.pick(side)] * rank]
-    x = images.exact(b, b.input("x", shape), images.channels(b))
+    x = exact(b, b.input("x", shape), channels(b))
     for _ in range(1 + b.random.randrange(5)):
         x = images.any_block(b, x)
         _maybe_expose(b, x)
     if b.chance(0.25) and x.width(1) <= 24:
-        flat = b.reshape(x, x.shape[0], x.width(1), int(np.prod(images.space(x))))
+        flat = b.reshape(x, x.shape[0], x.width(1), int(np.prod(space(x))))
         y = b.transpose(flat, 0, 2, 1)
         for _ in range(1 + b.random.randrange(2)):
             y = tokens.any_block(b, y)
@@ -77,14 +78,14 @@ def image_head(b: Builder, x: Tensor) -> None:
     how = b.pick(["pool", "pool", "flatten", "map", "raw"])
     n, c = x.shape[0], x.width(1)
     if how == "pool":
-        small = b.op("GlobalAveragePool", x, shape=[n, c, *[1] * len(images.space(x))])
+        small = b.op("GlobalAveragePool", x, shape=[n, c, *[1] * len(space(x))])
         flat = b.op("Flatten", small, shape=[n, c], axis=1) if b.chance(0.5) else b.reshape(small, n, c)
-        b.output(images.linear2d(b, flat, 5))
+        b.output(linear2d(b, flat, 5))
     elif how == "flatten":
-        many = c * int(np.prod(images.space(x)))
-        b.output(images.linear2d(b, b.op("Flatten", x, shape=[n, many], axis=1), 5))
+        many = c * int(np.prod(space(x)))
+        b.output(linear2d(b, b.op("Flatten", x, shape=[n, many], axis=1), 5))
     elif how == "map":
-        b.output(images.exact(b, activation(b, x), 3))
+        b.output(exact(b, activation(b, x), 3))
     else:
         b.output(activation(b, x))
 
@@ -117,10 +118,10 @@ def token_head(b: Builder, x: Tensor, table: Tensor | None) -> None:
     if how == "each":
         b.output(tokens.linear(b, x, 5))
     elif how == "mean":
-        b.output(images.linear2d(b, b.reduce(b.pick(["Mean", "Max"]), x, [1], keep=False), 5))
+        b.output(linear2d(b, b.reduce(b.pick(["Mean", "Max"]), x, [1], keep=False), 5))
     elif how == "pooled" and isinstance(x.shape[1], int):
         flat = b.reshape(x, x.shape[0], x.shape[1] * x.width(2))
-        b.output(images.linear2d(b, flat, 5))
+        b.output(linear2d(b, flat, 5))
     else:
         b.output(activation(b, x))
 

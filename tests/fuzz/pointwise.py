@@ -6,7 +6,8 @@ import numpy as np
 
 from tests.fuzz.builder import Builder, Tensor
 
-PLAIN = {"Relu": 9, "LeakyRelu": 9, "Tanh": 9, "Softplus": 9, "Elu": 9, "HardSigmoid": 9, "Abs": 9, "Softsign": 9,
+PLAIN = {"Relu": 9, "LeakyRelu": 9, "Tanh": 9, "Softplus": 9, "Elu": 9, "HardSigmoid": 9, "Abs": 9,
+         "Softsign": 9,
          "HardSwish": 14, "Mish": 18, "Gelu": 20}  # fmt: skip
 
 
@@ -37,7 +38,11 @@ def clipped(b: Builder, x: Tensor) -> Tensor:
 def bounded(b: Builder, x: Tensor) -> Tensor:
     """Min and Max, one bound a vector of the last dimension."""
     last = x.shape[-1]
-    low = b.scalar(-1.0) if isinstance(last, str) or b.chance(0.5) else b.const(-np.abs(b.rng.standard_normal(last)))
+    low = (
+        b.scalar(-1.0)
+        if isinstance(last, str) or b.chance(0.5)
+        else b.const(-np.abs(b.rng.standard_normal(last)))
+    )
     return b.op("Min", b.op("Max", x, low), b.scalar(2.0))
 
 

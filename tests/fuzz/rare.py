@@ -1,4 +1,4 @@
-"""Blocks for any layout, written with the dimension of the channels: statistics, look-ups, reorderings, outer products."""
+"""Blocks for any layout, given the dimension of the channels: statistics, look-ups, reorderings."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def flipped(b: Builder, x: Tensor, dim: int) -> Tensor:
         odd = b.slice(x, dim, 1 - first, c, 2)
         if even.shape == odd.shape and b.chance(0.5):  # interleaved rotation: stack the pairs and flatten
             pair = [b.unsqueeze(b.op("Neg", odd), dim + 1), b.unsqueeze(even, dim + 1)]
-            both = b.op("Concat", *pair, shape=[*pair[0].shape[: dim + 1], 2, *x.shape[dim + 1 :]], axis=dim + 1)
+            both = b.op(
+                "Concat", *pair, shape=[*pair[0].shape[: dim + 1], 2, *x.shape[dim + 1 :]], axis=dim + 1
+            )
             return b.reshape(both, *x.shape) if sum(isinstance(s, str) for s in x.shape) < 2 else even
         return even
     ends = (b.ints([-1]), b.ints([-(2**31)]))
@@ -121,7 +123,11 @@ def filled(b: Builder, x: Tensor, dim: int) -> Tensor:
 def regrouped(b: Builder, x: Tensor, dim: int) -> Tensor:
     """Channels and the next static dimension merged and cut elsewhere, then put back."""
     sizes = x.shape
-    if sum(isinstance(s, str) for s in sizes) > 1 or dim + 1 >= len(sizes) or not isinstance(sizes[dim + 1], int):
+    if (
+        sum(isinstance(s, str) for s in sizes) > 1
+        or dim + 1 >= len(sizes)
+        or not isinstance(sizes[dim + 1], int)
+    ):
         return x
     p, q = x.width(dim), x.width(dim + 1)
     cut = b.pick([d for d in (2, 3, 4, 6) if (p * q) % d == 0] or [1])
@@ -168,7 +174,8 @@ def blended(b: Builder, x: Tensor, dim: int) -> Tensor:
 
 
 BLOCKS: list[Block] = [
-    statistic, softmaxes, normed, flipped, outer, gram, scattered, filled, regrouped, summed_pieces, repeated, blended,
+    statistic, softmaxes, normed, flipped, outer, gram, scattered, filled, regrouped, summed_pieces, repeated,
+    blended,
 ]  # fmt: skip
 
 

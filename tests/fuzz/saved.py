@@ -14,7 +14,7 @@ from tests.fuzz.graphs import Case, Feeds
 
 
 def save(path: Path, case: Case, random: Random, error: Exception) -> None:
-    """Write `path` with the endings .onnx, .npz and .txt; `random` is as it was before the masks were drawn."""
+    """Write `path` as .onnx, .npz and .txt; `random` is as it was before the masks were drawn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(case.proto, path.with_suffix(".onnx"))
     arrays = {f"feed{i}/{name}": a for i, feeds in enumerate(case.feeds) for name, a in feeds.items()}
@@ -29,13 +29,19 @@ def save(path: Path, case: Case, random: Random, error: Exception) -> None:
 
 
 def replay(path: Path) -> Verdict:
-    """Check a saved graph with its saved masks. Raises what the check raises."""
+    """Check a saved graph with its saved masks. Raises what the check raises.
+
+    Raises:
+        ValueError: the analysis finds other atoms than when it was saved; run its seed and number again.
+    """
     with np.load(path.with_suffix(".npz")) as file:
         arrays = dict(file)
     one, two, three = (_part(arrays, f"feed{i}/") for i in range(3))
     case = Case(onnx.load(path), (one, two, three))
     ready = subject(case)
     masks = {ready.atoms[int(i)]: mask for i, mask in _part(arrays, "mask/").items() if i.isdigit()}
+    if any(axis.size[0] != mask.size for axis, mask in masks.items()):
+        raise ValueError(f"{path}: the masks are of another analysis; run the graph again by seed and number")
     return check_masks(case, ready, masks)
 
 

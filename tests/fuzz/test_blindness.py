@@ -11,7 +11,7 @@ from onnx.shape_inference import InferenceError
 
 from pruneopt.analysis import axes, masks, rules
 from pruneopt.analysis.op import Op
-from pruneopt.analysis.rules import movement
+from pruneopt.analysis.rules import contraction, indexing, movement
 from pruneopt.errors import PruneoptError
 from tests.fuzz.checks import check
 from tests.fuzz.graphs import build
@@ -52,7 +52,7 @@ def conv_without_groups(op: Op) -> None:
 
 def matmul_without_contraction(op: Op) -> None:
     """A product that does not say what it sums over."""
-    rules.contraction.matmul(op)
+    contraction.matmul(op)
     op.contractions.clear()
 
 
@@ -66,7 +66,7 @@ def gather_of_anything(op: Op) -> None:
     data, index, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
     axis = op.attr("axis", 0) % len(data)
     if op.constants[1] is None or len(index) != 1 or out[axis].size[0] > data[axis].size[0]:
-        rules.indexing.gather(op)
+        indexing.gather(op)
         return
     op.equal_all(data[:axis] + data[axis + 1 :], out[:axis] + out[axis + 1 :])
     op.equal(data[axis], op.concat([out[axis], op.fresh(data[axis].size[0] - out[axis].size[0])]))
@@ -85,7 +85,9 @@ BROKEN: list[tuple[str, Callable[[Op], None]]] = [
 
 
 @pytest.mark.parametrize(("op", "broken"), BROKEN, ids=[f.__name__ for _, f in BROKEN])
-def test_a_broken_rule_is_caught(op: str, broken: Callable[[Op], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_rule_is_caught(
+    op: str, broken: Callable[[Op], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rules.known_ops()  # loads the table
     monkeypatch.setitem(rules._TABLE, ("", op), [(1, broken)])
     assert _noticed(), f"{GRAPHS} graphs do not notice that the rule of {op} is broken"

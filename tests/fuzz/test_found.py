@@ -45,7 +45,9 @@ def test_a_slice_that_ends_at_a_place_counted_from_the_end_keeps_its_piece() -> 
         left = Slice (h, zero, back, one)
         right = Slice (h, back_start, far, one)
         a = MatMul (left, v) b = MatMul (right, u) y = Add (a, b) }"""
-    text = text.replace("int64[1] one", "int64[1] back_start = {-5}, int64[1] far = {2147483647}, int64[1] one")
+    text = text.replace(
+        "int64[1] one", "int64[1] back_start = {-5}, int64[1] far = {2147483647}, int64[1] one"
+    )
     check_size(case(text, (3,), w=(3, 9), v=(4, 2), u=(5, 2)), 5)
 
 
@@ -71,6 +73,16 @@ def test_time_steps_of_a_recurrent_layer_stay() -> None:
     text = """g (float[N, 3, 7] x) => (float[N, 2] y) <int64[1] one = {1}, int64[2] flat = {-1, 28}> {
         mixed = MatMul (w, x) t = Transpose <perm = [1, 0, 2]> (mixed)
         h = RNN <hidden_size = 4> (t, i, r) s = Squeeze (h, one)
-        b = Transpose <perm = [1, 0, 2]> (s) m = ReduceMean <axes = [1], keepdims = 0> (b) y = MatMul (m, v) }"""
+        b = Transpose <perm = [1, 0, 2]> (s) m = ReduceMean <axes = [1], keepdims = 0> (b)
+        y = MatMul (m, v) }"""
     found = case(text, (3, 7), w=(6, 3), i=(1, 4, 7), r=(1, 4, 4), v=(4, 2))
     assert not [axis for axis in subject(found).atoms if axis.size[0] == 6]
+
+
+def test_what_a_body_says_of_its_shapes_does_not_go_stale() -> None:
+    text = """g (float[N, 3] x) => (float[N, 2] y) <float zero = {0}> {
+        h = MatMul (x, w) m = ReduceMean <keepdims = 0> (h) flag = Greater (m, zero)
+        c = If (flag) <then_branch = a () => (float[N, 6] p) { p = Relu (h) },
+                       else_branch = b () => (float[N, 6] q) { q = Neg (h) }>
+        y = MatMul (c, v) }"""
+    check_size(case(text, (3,), w=(3, 6), v=(6, 2)), 6)

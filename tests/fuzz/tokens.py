@@ -9,6 +9,7 @@ import numpy as np
 from tests.fuzz import rare
 from tests.fuzz.attention import attention
 from tests.fuzz.builder import Builder, Tensor, times
+from tests.fuzz.convolutions import conv
 from tests.fuzz.pointwise import activation, swish
 
 Block = Callable[[Builder, Tensor], Tensor]
@@ -22,7 +23,14 @@ def linear(b: Builder, x: Tensor, out: int, bias: bool | None = None) -> Tensor:
         flat = b.reshape(x, times(*x.shape[:-1]), width) if _mergeable(x) else None
         if flat is not None:
             w = b.weight(out, width)
-            y = b.op("Gemm", flat, w, b.vector(out) if b.chance(0.7) or b.opset < 11 else None, shape=[flat.shape[0], out], transB=1)
+            y = b.op(
+                "Gemm",
+                flat,
+                w,
+                b.vector(out) if b.chance(0.7) or b.opset < 11 else None,
+                shape=[flat.shape[0], out],
+                transB=1,
+            )
             return b.reshape(y, *shape)
     if how == "einsum" and b.opset >= 12 and len(x.shape) == 3:
         y = b.op("Einsum", x, b.weight(width, out, fan=width), shape=shape, equation="btc,cd->btd")
@@ -56,7 +64,9 @@ def norm(b: Builder, x: Tensor) -> Tensor:
         length = b.reduce("L2", x, [last])
         return b.op("Div", x, b.op("Max", length, b.scalar(1e-3)))
     if kind == "layer" and b.opset >= 17 and b.chance(0.7):
-        return b.op("LayerNormalization", x, b.vector(c, around=1), b.vector(c) if b.chance(0.8) else None, axis=-1)
+        return b.op(
+            "LayerNormalization", x, b.vector(c, around=1), b.vector(c) if b.chance(0.8) else None, axis=-1
+        )
     if kind == "rms" and b.opset >= 23 and b.chance(0.5):
         return b.op("RMSNormalization", x, b.vector(c, around=1), axis=-1)
     if kind == "layer":
@@ -162,7 +172,8 @@ def recurrent(b: Builder, x: Tensor) -> Tensor:
     sequence = b.transpose(x, 1, 0, 2)
     w, r = b.weight(d, gates * h, c, fan=c), b.weight(d, gates * h, h, fan=h)
     bias = b.vector(d, 2 * gates * h) if b.chance(0.7) else None
-    state = [b.op("Expand", b.vector(d, 1, h), b.shape_tensor([d, n, h], None), shape=[d, n, h])] if b.chance(0.3) else []
+    whole = [d, n, h]
+    state = [b.op("Expand", b.vector(d, 1, h), b.shape_tensor(whole), shape=whole)] if b.chance(0.3) else []
     reset = b.pick([0, 1]) if kind == "GRU" else None
     direction = "bidirectional" if both else b.pick(["forward", "reverse"])
     last = b.chance(0.2)
@@ -206,8 +217,6 @@ def experts(b: Builder, x: Tensor) -> Tensor:
 
 def convolved(b: Builder, x: Tensor) -> Tensor:
     """A 1-D convolution over tokens."""
-    from tests.fuzz.images import conv
-
     if not isinstance(x.shape[1], int):
         return x
     return b.transpose(conv(b, b.transpose(x, 0, 2, 1), kernel=3 if x.shape[1] < 8 else 1), 0, 2, 1)
@@ -267,8 +276,8 @@ def negated(b: Builder, x: Tensor) -> Tensor:
 
 
 BLOCKS: list[Block] = [
-    residual, mlp, attention, norm, fixed_width, position, activation, class_token, mixed_tokens, windows, recurrent,
-    experts, convolved, parts_of, picked, normalised, gated_by_mean, scaled_at_run_time, negated,
+    residual, mlp, attention, norm, fixed_width, position, activation, class_token, mixed_tokens, windows,
+    recurrent, experts, convolved, parts_of, picked, normalised, gated_by_mean, scaled_at_run_time, negated,
     unusual, unusual, unusual,
 ]  # fmt: skip
 
