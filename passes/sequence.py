@@ -153,15 +153,16 @@ class _Sequence:
 
     def _junction(self, consumer: Consumer) -> Junction | None:
         found = junction_of(consumer, self.claim)
-        if found is None or found.skip is None:
-            return None
+        if found.skip is None:
+            # Nothing but a layer's own output can correct a chain; what enters a sub-layer is better left to itself.
+            return found if consumer.node.op == "Conv" else None
         # A skip that is still to be refitted itself must not run before that.
         ahead = {id(n) for n in self.pruned._needed([found.skip])}
         blocked = any(id(self.nodes[name]) in ahead for name in self.waiting)
         return None if blocked else found
 
 
-def junction_of(consumer: Consumer, claim: Masked) -> Junction | None:
+def junction_of(consumer: Consumer, claim: Masked) -> Junction:
     """Where a consumer's output goes, after its bias: `Add` of a tensor of the same shape, or nothing else."""
     out = consumer.node.outputs[0]
     add = _only_add(out)

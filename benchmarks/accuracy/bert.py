@@ -39,7 +39,10 @@ class Encoder(nn.Module):
     def __init__(self, weights: Mapping[str, Tensor], heads: int = 12) -> None:
         super().__init__()
         words = weights["embeddings.word_embeddings.weight"]
-        places = weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+        places = (
+            weights["embeddings.position_embeddings.weight"]
+            + weights["embeddings.token_type_embeddings.weight"][0]
+        )
         self.words = nn.Embedding.from_pretrained(words)
         self.places = nn.Parameter(places)
         self.norm = nn.LayerNorm(words.shape[1], eps=1e-12)

@@ -13,7 +13,14 @@ from benchmarks.accuracy.task import Feeds, Run, Task
 
 Array = npt.NDArray[Any]
 SEED = 11
-FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "DejaVuSansCondensed", "DejaVuSerif-Bold")
+FONTS = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSerif",
+    "DejaVuSansMono",
+    "DejaVuSansCondensed",
+    "DejaVuSerif-Bold",
+)
 WIDTHS = (160, 240, 320, 480)  # of the rendered lines; a batch has one width
 
 
@@ -26,7 +33,14 @@ def task(cache: Path, model: Path | None = None) -> Task:
     calibration, _ = _lines([words[i] for i in order[: len(words) // 2]], 256, rng)
     held, texts = _lines([words[i] for i in order[len(words) // 2 :]], 300, rng)
     alphabet = _alphabet(path)
-    return Task("ocr", path, calibration, {"lines": held}, lambda run: {"cer": _errors(run, held, texts, alphabet)}, "kl")
+    return Task(
+        "ocr",
+        path,
+        calibration,
+        {"lines": held},
+        lambda run: {"cer": _errors(run, held, texts, alphabet)},
+        "kl",
+    )
 
 
 def package() -> Path:
@@ -85,7 +99,9 @@ def _errors(run: Run, held: list[Feeds], texts: list[list[str]], alphabet: list[
     wrong = total = 0
     for feeds, wanted in zip(held, texts, strict=True):
         for row, text in zip(run(feeds).argmax(-1), wanted, strict=True):
-            found = "".join(alphabet[c] for c, before in zip(row, [0, *row[:-1]], strict=True) if c and c != before)
+            found = "".join(
+                alphabet[c] for c, before in zip(row, [0, *row[:-1]], strict=True) if c and c != before
+            )
             wrong += _edits(found.replace(" ", ""), text.replace(" ", ""))
             total += len(text.replace(" ", ""))
     return wrong / total

@@ -72,7 +72,7 @@ class _State:
     def __init__(self, view: View, size: int) -> None:
         covariance = view.moments.covariance
         conv = view.consumer.node.op == "Conv"
-        added = ridge(covariance, 1e-3 if conv else 0.05, own=not conv)
+        added = ridge(covariance, 1e-3 if conv else 0.02, own=not conv)
         inside = np.flatnonzero(view.entries >= 0)
         sort = inside[np.argsort(view.entries[inside], kind="stable")]
         self.width = len(sort) // size  # features per entry

@@ -51,7 +51,8 @@ def within(groups: Sequence[Group], limits: Sequence[Limit], align: int, floor: 
 
 
 def _fits(tallies: Sequence[Tally], kept: Kept) -> bool:
-    return all([t.set(kept) <= t.limit.most for t in tallies])
+    totals = [t.set(kept) <= t.limit.most for t in tallies]  # every tally has to follow
+    return all(totals)
 
 
 def _largest(groups: Sequence[Group], tallies: Sequence[Tally], align: int, floor: float) -> Kept:
