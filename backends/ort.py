@@ -5,7 +5,7 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -17,12 +17,12 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
 from pruneopt.errors import PruneoptError
-from pruneopt.frontends.calibration import Feeds
 from pruneopt.frontends.runtime import Handover, for_runtime
 from pruneopt.model import Model
 
 Shape = tuple[int, ...]
 Array = np.ndarray[Any, Any]
+Feeds = Mapping[str, Array]
 
 # Bytes of intermediate tensors that `observe` holds at once.
 CHUNK = 256 << 20

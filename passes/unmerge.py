@@ -113,8 +113,8 @@ class _Region:
         summed = [
             u
             for u in (*self.analysis.contractions, *self.analysis.statistics)
-            if touched(u.axis, self.bundle)
-        ]  # type: ignore[arg-type]
+            if not set(self.bundle).isdisjoint(atoms(u.axis))
+        ]
         inside = {id(n) for n in (*chain, *picks)}
         readers = (c for n in chain for t in n.outputs for c in t.outputs)
         return (

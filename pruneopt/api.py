@@ -97,7 +97,9 @@ def _passes(
     from pruneopt.passes.tolerance import Tolerance
     from pruneopt.passes.width import Width
 
-    budgets = {k: v for k, v in (("macs", macs), ("params", params), ("bytes", bytes)) if v is not None}
+    budgets: dict[str, Any] = {
+        k: v for k, v in (("macs", macs), ("params", params), ("bytes", bytes)) if v is not None
+    }
     if sum((bool(budgets), tolerance is not None, passes is not None)) > 1:
         raise UsageError("give budgets, a tolerance or passes, not several of them")
     if passes is not None:
@@ -179,7 +181,7 @@ class _Trial:
         """Whether the model runs and no output is empty."""
         from pruneopt.frontends.widen import widen_feeds
 
-        shapes, values = self.runs[id(feeds)] = self.observer.run(widen_feeds(feeds))
+        shapes, _ = self.runs[id(feeds)] = self.observer.run(widen_feeds(feeds))
         return all(0 not in shapes.get(name, ()) for name in self.outputs)
 
 

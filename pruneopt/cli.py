@@ -44,7 +44,7 @@ def cli() -> None:
     """
 
 
-class Share(click.ParamType):
+class Share(click.ParamType):  # type: ignore[type-arg]
     """A share to keep."""
 
     name = "share"

@@ -8,7 +8,7 @@ class PruneoptError(Exception):
 
     exit_code = 1
 
-    def __init__(self, message: str, **details: object) -> None:
+    def __init__(self, message: str = "", **details: object) -> None:
         """`details` go to `--json` beside the message."""
         super().__init__(message)
         self.details = details

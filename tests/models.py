@@ -44,11 +44,11 @@ class Builder:
         self, inputs: dict[str, Sequence[Any]], outputs: dict[str, Sequence[Any]], opset: int = 17
     ) -> onnx.ModelProto:
         """The whole model; all inputs and outputs are float32."""
-        ends = [
-            [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in e.items()]
-            for e in (inputs, outputs)
-        ]
-        graph = helper.make_graph(self.nodes, "g", *ends, initializer=self.weights)
+        first, last = (
+            [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in ends.items()]
+            for ends in (inputs, outputs)
+        )
+        graph = helper.make_graph(self.nodes, "g", first, last, self.weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 

@@ -36,8 +36,9 @@ def _magnitude(group: Group, power: int) -> Scores:
 def _along(touch: Touch, power: int) -> Scores:
     """Sum of |w|^power over all dimensions but the touched one. Shape [size of that dimension]."""
     weight = values(touch.use.constant).astype(np.float32, copy=False)
-    dims = list(range(weight.ndim))
     if power == 2:  # without a copy of the weight
-        return np.einsum(weight, dims, weight, dims, [touch.dim]).astype(np.float64)
-    others = tuple(d for d in dims if d != touch.dim)
-    return np.abs(weight).sum(axis=others, dtype=np.float64)
+        letters = "abcdefgh"[: weight.ndim]
+        squares = np.einsum(f"{letters},{letters}->{letters[touch.dim]}", weight, weight)
+        return np.asarray(squares, np.float64)
+    others = tuple(d for d in range(weight.ndim) if d != touch.dim)
+    return np.asarray(np.abs(weight).sum(axis=others, dtype=np.float64))

@@ -69,7 +69,7 @@ def _is_stale(analysis: Analysis, masks: Masks, witness: Witness) -> bool:
 
 def _from_end(analysis: Analysis, witness: Witness) -> bool:
     if isinstance(witness.place, str):
-        return min(witness.node.attrs[witness.place]) < 0
+        return bool(min(witness.node.attrs[witness.place]) < 0)
     tensor = witness.node.inputs[witness.place]
     value = values(tensor) if isinstance(tensor, gs.Constant) else analysis.seen.static.get(tensor.name)
     return value is not None and bool((value < 0).any())

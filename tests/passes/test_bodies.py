@@ -26,7 +26,7 @@ def _weights(*shapes: tuple[str, int, int]) -> list[onnx.TensorProto]:
 
 
 def _model(
-    nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], x: list[object], y: list[object]
+    nodes: list[onnx.NodeProto], weights: list[onnx.TensorProto], x: list[str | int], y: list[str | int]
 ) -> onnx.ModelProto:
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", x), ("y", y))]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)

@@ -64,8 +64,9 @@ def _centred(op: Op, back: int) -> bool:
     while tensor.inputs and tensor.inputs[0].op in ("Mul", "Pow", "Cast", "Abs", "Identity"):
         tensor = tensor.inputs[0].inputs[0]
     maker = tensor.inputs[0] if tensor.inputs else None
-    shifts = maker is not None and maker.op in ("Sub", "Add")
-    return shifts and not all(_wide(op, t, back) for t in maker.inputs)
+    if maker is None or maker.op not in ("Sub", "Add"):
+        return False
+    return not all(_wide(op, t, back) for t in maker.inputs)
 
 
 def _divides(op: Op, tensor: gs.Tensor, back: int) -> bool:
