@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from pruneopt.analysis.masks import mask_of
 from pruneopt.errors import UsageError
@@ -17,8 +14,8 @@ from pruneopt.passes.rewriting.shrink import compress
 from pruneopt.passes.rewriting.weights import set_bias, set_weight
 from pruneopt.passes.sequence import Refit, Settings, refit_all
 from pruneopt.passes.statistics.consumers import Consumer
+from pruneopt.passes.statistics.damage import damage, distributions, outputs
 from pruneopt.passes.statistics.stream import hold_out, split_batches
-from pruneopt.passes.verify import fidelity
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,9 @@ class Repair:
             context.progress(f"repair ({way})")
             settings = Settings(way, self.ridge, self.conv_ridge, self.samples)
             found[way] = apply(model, claim, refit_all(claim, context, batches, settings))
-        distances = {way: _distance(context, claim.analysis.model, each, held) for way, each in found.items()}
+        original = claim.analysis.model
+        dense, probabilities = outputs(original, context, held), distributions(original.graph)
+        distances = {way: damage(dense, outputs(each, context, held), probabilities) for way, each in found.items()}
         best = min(distances, key=lambda way: distances[way])
         return Outcome(found[best], {"way": best, "distances": distances})
 
@@ -80,8 +79,3 @@ def apply(model: Model, claim: Masked, refits: Sequence[tuple[Consumer, Refit]])
         set_weight(made, node, compress(consumer.stored(refit.weight), keeps))
         set_bias(made, node, refit.bias[mask_of(consumer.output_axis, claim.masks)])
     return made
-
-
-def _distance(context: Context, original: Model, model: Model, batches: Sequence[Any]) -> float:
-    moved = fidelity(context, original, model, batches)
-    return float(np.mean([m["rel_l2"] ** 2 for m in moved.values()])) if moved else 0.0

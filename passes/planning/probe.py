@@ -17,9 +17,9 @@ from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model
 from pruneopt.passes.base import Context
 from pruneopt.passes.planning.curves import Curve
-from pruneopt.passes.proof import comparison_points
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
+from pruneopt.passes.statistics.damage import damage, distributions, outputs
 from pruneopt.passes.statistics.evidence import Evidence, View
 from pruneopt.passes.statistics.leastsquares import refit, ridge
 
@@ -33,14 +33,14 @@ def rates(
     """Damage at the outputs per error, for each group."""
     model = evidence.analysis.model
     few = list(batches[: max(2, min(len(batches), int(FORWARDS * len(batches) / max(len(curves), 1))))])
-    points = comparison_points(model.graph)
-    dense = _outputs(model, context, points, few)
+    probabilities = distributions(model.graph)
+    dense = outputs(model, context, few)
     found = {}
     for group, each in curves.items():
         half = group.size // 2
         probe = halved(group, each.order[:half], evidence)
         error = max(float(each.error[half]), np.finfo(float).tiny)
-        found[group] = damage(dense, _outputs(probe, context, points, few)) / error
+        found[group] = damage(dense, outputs(probe, context, few), probabilities) / error
     return found
 
 
@@ -66,28 +66,3 @@ def _without(view: View, keep: Array) -> tuple[Array, Array]:
     added = ridge(covariance, 1e-3 if conv else 0.05, own=not conv)
     weight = refit(view.weight, covariance, view.weight @ covariance, added, keep)
     return weight, np.einsum("gof,gf->go", view.weight - weight, view.moments.mean).reshape(-1)
-
-
-def damage(dense: Sequence[Mapping[str, Array]], found: Sequence[Mapping[str, Array]]) -> float:
-    """Squared distance of the outputs as a share of their variance, summed over outputs."""
-    total = 0.0
-    for name in dense[0]:
-        pairs = [
-            (a[name].astype(np.float64), b[name].astype(np.float64))
-            for a, b in zip(dense, found, strict=True)
-        ]
-        mean = np.mean([a.mean() for a, _ in pairs])
-        moved = sum(float(np.square(a - b).sum()) for a, b in pairs)
-        total += moved / max(sum(float(np.square(a - mean).sum()) for a, _ in pairs), np.finfo(float).tiny)
-    return total
-
-
-def _outputs(
-    model: Model, context: Context, points: Sequence[str], batches: Sequence[Feeds]
-) -> list[dict[str, Array]]:
-    session = context.session(model, points)
-    found = [session.run(batch) for batch in batches]
-    return [
-        {n: v for n, v in each.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fV"}
-        for each in found
-    ]

@@ -1,0 +1,53 @@
+"""How far a changed model's outputs are from the original's, as one number that adds up over small changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.observe import Feeds
+from pruneopt.model import Model
+from pruneopt.passes.base import Context
+
+Array = npt.NDArray[Any]
+Outputs = list[dict[str, Array]]
+TINY = 1e-12
+
+
+def outputs(model: Model, context: Context, batches: Sequence[Feeds]) -> Outputs:
+    """The floating-point outputs of every batch."""
+    session = context.session(model)
+    found = [session.run(batch) for batch in batches]
+    return [{n: v for n, v in each.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fV"} for each in found]
+
+
+def distributions(graph: gs.Graph) -> set[str]:
+    """Names of the outputs that a softmax makes."""
+    return {t.name for t in graph.outputs if t.inputs and t.inputs[0].op == "Softmax"}
+
+
+def damage(dense: Outputs, found: Outputs, probabilities: set[str]) -> float:
+    """Summed over outputs: mean KL divergence of probabilities, else squared distance as a share of the variance."""
+    total = 0.0
+    for name in dense[0]:
+        pairs = [(a[name].astype(np.float64), b[name].astype(np.float64)) for a, b in zip(dense, found, strict=True)]
+        total += _divergence(pairs) if name in probabilities else _moved(pairs)
+    return total
+
+
+def _divergence(pairs: Sequence[tuple[Array, Array]]) -> float:
+    rows = sum(a.size // a.shape[-1] for a, _ in pairs)
+    logs = ((a, np.log(np.maximum(a, TINY)) - np.log(np.maximum(b, TINY))) for a, b in pairs)
+    return max(0.0, float(sum((a * ratio).sum() for a, ratio in logs)) / max(rows, 1))
+
+
+def _moved(pairs: Sequence[tuple[Array, Array]]) -> float:
+    mean = np.mean([a.mean() for a, _ in pairs])
+    moved = sum(float(np.square(a - b).sum()) for a, b in pairs)
+    return moved / max(sum(float(np.square(a - mean).sum()) for a, _ in pairs), TINY)
+
+
