@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.axes import atoms
 from pruneopt.analysis.masks import mask_of, touched
 from pruneopt.analysis.observe import Feeds
 from pruneopt.passes.base import Context
@@ -78,7 +79,7 @@ class _Sequence:
         for consumer in list(self.waiting.values()):
             lossy = touched(consumer.input_axis, self.claim.masks)
             junction = self._junction(consumer) if self.dense is not None else None
-            if lossy or junction is not None:
+            if junction is not None or (lossy and not self._is_blind(consumer)):
                 found = self._fit(consumer, junction)
                 self._install(consumer, found)
                 yield consumer, found
@@ -99,11 +100,15 @@ class _Sequence:
         bias = bias_of(self.nodes[consumer.name])
         if bias is None:
             bias = np.zeros(consumer.matrix.shape[0] * consumer.matrix.shape[1])
-        own = self._towards_self(consumer, fit, held, keep, bias)
+        own = [] if self._is_blind(consumer) else [self._towards_self(consumer, fit, held, keep, bias)]
         if junction is None:
-            return own
+            return own[0]
         other = [self._towards_stream(consumer, fit, keep, factor) for factor in FACTORS]
-        return min((own, *other), key=lambda found: _error(found, held))
+        return min((*own, *other), key=lambda found: _error(found, held))
+
+    def _is_blind(self, consumer: Consumer) -> bool:
+        """Whether removed features have no values of their own, because a statistic ran without them."""
+        return any(atom.coupled and atom in self.claim.masks for atom in atoms(consumer.input_axis))
 
     def _moments(self, consumer: Consumer, junction: Junction | None) -> tuple[Moments, Moments]:
         """Moments of the consumer's input, and of its target where it has one: to fit on, and held out."""
@@ -155,7 +160,7 @@ class _Sequence:
         found = junction_of(consumer, self.claim)
         if found.skip is None:
             # Nothing but a layer's own output can correct a chain; what enters a sub-layer is better left to itself.
-            return found if consumer.node.op == "Conv" else None
+            return found if consumer.node.op == "Conv" or self._is_blind(consumer) else None
         # A skip that is still to be refitted itself must not run before that.
         ahead = {id(n) for n in self.pruned._needed([found.skip])}
         blocked = any(id(self.nodes[name]) in ahead for name in self.waiting)

@@ -108,6 +108,15 @@ def test_every_criterion_scores_every_group(net: str, name: str) -> None:
         assert np.array_equal(scores, again)
 
 
+def test_residual_width_is_refitted_to_the_original() -> None:
+    model = models.loaded(models.transformer())
+    seen, held = data(model), data(model, 4, seed=100)
+    cut = "width{macs=0.7, criterion=l2, coupled=true}"
+    plain = po.prune(model, passes=cut, timed=False).model
+    repaired = po.prune(model, passes=f"{cut}, repair", calib=seen, timed=False).model
+    assert distance(model, repaired, held) < 0.6 * distance(model, plain, held)
+
+
 def test_a_criterion_that_needs_data_says_so() -> None:
     model = models.loaded(models.convnet())
     with pytest.raises(UsageError, match="--calib"):
