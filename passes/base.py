@@ -70,7 +70,8 @@ class Context:
         progress: told what happens, a line at a time.
         original: the model that the user gave.
         claim: that of the pass that made the current model, where it made one.
-        outputs: outputs of the original for those of `feeds` (by `id`) that it has run on already.
+        outputs: for those of `feeds` (by `id`) that the original has run on already: its outputs, and what proofs
+            compare.
     """
 
     backend: Backend
@@ -106,6 +107,13 @@ class Context:
             observe_bodies(wide, known[1], self.backend.observer, feeds)
             self._seen[id(model)] = known
         return known[1]
+
+    def known_outputs(self, model: Model, feeds: Feeds) -> dict[str, Array] | None:
+        """Outputs of the original on feeds that it has run on already."""
+        found, names = self.outputs.get(id(feeds), {}), [t.name for t in model.outputs]
+        if model is not self.original or not all(name in found for name in names):
+            return None
+        return {name: found[name] for name in names}
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` returned when it was first called for `key` during this run."""

@@ -64,7 +64,9 @@ class Repair:
             found[way] = apply(model, claim, refit_all(claim, context, batches, settings))
         original = claim.analysis.model
         dense, probabilities = outputs(original, context, held), distributions(original.graph)
-        distances = {way: damage(dense, outputs(each, context, held), probabilities) for way, each in found.items()}
+        distances = {
+            way: damage(dense, outputs(each, context, held), probabilities) for way, each in found.items()
+        }
         best = min(distances, key=lambda way: distances[way])
         return Outcome(found[best], {"way": best, "distances": distances})
 

@@ -75,10 +75,8 @@ def _pairs(
     """Outputs of both models, a chunk of batches at a time: large models take turns in memory."""
     rest = iter(batches)
     while chunk := list(islice(rest, AT_ONCE)):
-        known = (
-            [context.outputs.get(id(feeds)) for feeds in chunk] if original is context.original else [None]
-        )
-        expected = known if all(known) else list(map(context.session(original).run, chunk))
+        known = [context.known_outputs(original, feeds) for feeds in chunk]
+        expected = [k for k in known if k] if all(known) else list(map(context.session(original).run, chunk))
         yield from zip(expected, map(context.session(model).run, chunk), strict=True)
 
 

@@ -146,12 +146,14 @@ def make_context(
     from pruneopt.frontends.calibration import load_calibration, working_feeds
     from pruneopt.frontends.widen import widen_feeds
     from pruneopt.passes.base import Context
+    from pruneopt.passes.proof import comparison_points
 
     progress("load")
     batches = load_calibration(calib, model) if isinstance(calib, str) else list(calib or ())
     backend, made, runnable = OnnxRuntime(), main_tensors(model.graph), _runnable(model)
     derived = derived_tensors(model.graph) & made
-    trial = _Trial(model, backend.observer(runnable, derived | (made & {t.name for t in model.outputs})))
+    points = made & {*comparison_points(model.graph), *(t.name for t in model.outputs)}
+    trial = _Trial(model, backend.observer(runnable, derived | points))
     feeds = working_feeds(model, trial.works, seed)
     context = Context(backend, feeds, batches, tuple(keep), seed, threads, progress, original=model)
     seen = observation(model, [trial.runs[id(batch)] for batch in feeds], feeds, derived)
@@ -159,7 +161,7 @@ def make_context(
     context.seen(model, seen)
     for batch in feeds:
         values = trial.runs[id(batch)][1]
-        context.outputs[id(batch)] = {t.name: values[t.name] for t in model.outputs if t.name in values}
+        context.outputs[id(batch)] = {name: values[name] for name in points}
     return context
 
 

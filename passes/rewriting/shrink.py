@@ -14,7 +14,7 @@ from pruneopt.analysis.cost import stored_cost
 from pruneopt.analysis.infer import Analysis, ConstantUse
 from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
 from pruneopt.analysis.observe import Observation, derived_tensors
-from pruneopt.analysis.witness import Witness, axes_of
+from pruneopt.analysis.witness import axes_of
 from pruneopt.frontends.mapped import release, spill
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
@@ -41,7 +41,7 @@ def shrink(analysis: Analysis, masks: Masks) -> Model:
             nodes[id(use.node)].inputs[use.slot] = cut.constant(use)
     writer = WitnessWriter(model, analysis.seen, masks, names)
     for witness in analysis.witnesses:
-        if _is_stale(analysis, masks, witness):
+        if any(touched(axis, masks) for axis in axes_of(witness)):
             writer.write(witness, nodes[id(witness.node)])
     cut.restore_names(model.graph)
     return tidy(model)
@@ -57,22 +57,6 @@ def shrunk_observation(analysis: Analysis, masks: Masks, small: Model) -> Observ
     for name, axes in analysis.axes.items():
         shapes[name] = tuple(tuple(size_of(a, kept, run) for run in range(seen.runs)) for a in axes)
     return Observation(seen.runs, shapes, feeds=seen.feeds)
-
-
-def _is_stale(analysis: Analysis, masks: Masks, witness: Witness) -> bool:
-    """Whether sizes of a witness change, or its data does and a position is counted from the end of it."""
-    if any(touched(axis, masks) for axis in axes_of(witness)):
-        return True
-    data = analysis.axes.get(witness.node.inputs[0].name) if witness.node.op == "Slice" else None
-    return any(touched(axis, masks) for axis in data or []) and _from_end(analysis, witness)
-
-
-def _from_end(analysis: Analysis, witness: Witness) -> bool:
-    if isinstance(witness.place, str):
-        return bool(min(witness.node.attrs[witness.place]) < 0)
-    tensor = witness.node.inputs[witness.place]
-    value = values(tensor) if isinstance(tensor, gs.Constant) else analysis.seen.static.get(tensor.name)
-    return value is not None and bool((value < 0).any())
 
 
 def twins(model: Model, copy: Model) -> dict[int, gs.Node]:

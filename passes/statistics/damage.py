@@ -22,7 +22,10 @@ def outputs(model: Model, context: Context, batches: Sequence[Feeds]) -> Outputs
     """The floating-point outputs of every batch."""
     session = context.session(model)
     found = [session.run(batch) for batch in batches]
-    return [{n: v for n, v in each.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fV"} for each in found]
+    return [
+        {n: v for n, v in each.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fV"}
+        for each in found
+    ]
 
 
 def distributions(graph: gs.Graph) -> set[str]:
@@ -34,7 +37,10 @@ def damage(dense: Outputs, found: Outputs, probabilities: set[str]) -> float:
     """Summed over outputs: mean KL divergence of probabilities, else squared distance as a share of the variance."""
     total = 0.0
     for name in dense[0]:
-        pairs = [(a[name].astype(np.float64), b[name].astype(np.float64)) for a, b in zip(dense, found, strict=True)]
+        pairs = [
+            (a[name].astype(np.float64), b[name].astype(np.float64))
+            for a, b in zip(dense, found, strict=True)
+        ]
         total += _divergence(pairs) if name in probabilities else _moved(pairs)
     return total
 
@@ -49,5 +55,3 @@ def _moved(pairs: Sequence[tuple[Array, Array]]) -> float:
     mean = np.mean([a.mean() for a, _ in pairs])
     moved = sum(float(np.square(a - b).sum()) for a, b in pairs)
     return moved / max(sum(float(np.square(a - mean).sum()) for a, _ in pairs), TINY)
-
-

@@ -181,12 +181,13 @@ class Op:
         scalar: bool = False,
         style: Style = Style.EXACT,
         instead_of: str = "",
+        also: Sequence[Axis] = (),
     ) -> None:
         """Declare that `place` holds the sizes of these axes (see `witness.Sizes`)."""
         if isinstance(place, int):
             self.parameter(place)
         whole = tuple((e,) if isinstance(e, Axis) else e for e in entries)
-        self.witnesses.append(Sizes(self.node, place, whole, scalar, style, instead_of))
+        self.witnesses.append(Sizes(self.node, place, whole, scalar, style, instead_of, tuple(also)))
 
     def positions(self, place: Place, axis: Axis) -> None:
         """Declare that `place` holds positions along `axis`."""

@@ -41,6 +41,7 @@ class Sizes:
         scalar: the value is a single integer.
         style: how the sizes are written.
         instead_of: an attribute that goes when this is written (Split's `num_outputs`).
+        also: axes that make the value stale besides those of the entries (places counted from the end).
     """
 
     node: gs.Node
@@ -49,6 +50,7 @@ class Sizes:
     scalar: bool = False
     style: Style = Style.EXACT
     instead_of: str = ""
+    also: tuple[Axis, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,4 +99,7 @@ def axes_of(witness: Witness) -> list[Axis]:
         return [witness.axis]
     if isinstance(witness, Fixed):
         return list(witness.axes)
-    return [axis for entry in witness.entries if not isinstance(entry, int) for axis in entry]
+    return [
+        *witness.also,
+        *(axis for entry in witness.entries if not isinstance(entry, int) for axis in entry),
+    ]

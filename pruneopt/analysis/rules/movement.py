@@ -97,7 +97,7 @@ def slice_(op: Op) -> None:
         known = (starts[i], ends[i], steps[i]) if starts and ends else None
         pieces.append(_piece(op, data[dim], out[dim], known))
     if starts and ends and any(p is not None for p in pieces):
-        _bounds(op, starts, ends, pieces)
+        _bounds(op, starts, ends, pieces, [data[dim] for dim in axes])
 
 
 def _piece(op: Op, axis: Axis, out: Axis, known: tuple[int, int, int] | None) -> Bounds | None:
@@ -123,10 +123,11 @@ def _piece(op: Op, axis: Axis, out: Axis, known: tuple[int, int, int] | None) ->
     return None
 
 
-def _bounds(op: Op, starts: list[int], ends: list[int], pieces: list[Bounds | None]) -> None:
-    """New bounds, where they follow the sizes."""
-    op.sizes(op.place("starts", 1), [s if p is None else p[0] for s, p in zip(starts, pieces, strict=True)])
-    op.sizes(op.place("ends", 2), [e if p is None else p[1] for e, p in zip(ends, pieces, strict=True)])
+def _bounds(op: Op, starts: list[int], ends: list[int], pieces: list[Bounds | None], sliced: Axes) -> None:
+    """New bounds, where they follow the sizes; those counted from the end move with what is behind, too."""
+    for name, slot, old, i in (("starts", 1, starts, 0), ("ends", 2, ends, 1)):
+        entries = [was if piece is None else piece[i] for was, piece in zip(old, pieces, strict=True)]
+        op.sizes(op.place(name, slot), entries, also=sliced if min(old) < 0 else ())
 
 
 @rule("Pad")
