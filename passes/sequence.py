@@ -113,7 +113,7 @@ class _Sequence:
     def _moments(self, consumer: Consumer, junction: Junction | None) -> tuple[Moments, Moments]:
         """Moments of the consumer's input, and of its target where it has one: to fit on, and held out."""
         most = max(self.settings.samples, 8 * consumer.matrix.shape[2])
-        sampler = Sampler(consumer, most, self.count, self.context.seed)
+        sampler = Sampler(consumer, most, self.pruned.valid, self.context.seed)
         fit, held = Moments(), Moments()
         targets = self._targets(junction)
         for i, (data,) in enumerate(self.pruned.reach(consumer.data)):

@@ -121,7 +121,7 @@ def gather(
 
 def _gather_rows(consumer: Consumer, stream: Stream, evidence: Evidence) -> None:
     most = max(SAMPLES, 8 * consumer.matrix.shape[2])
-    sampler = Sampler(consumer, most, len(stream.live), evidence.seed)
+    sampler = Sampler(consumer, most, stream.valid, evidence.seed)
     moments = evidence.moments[consumer.name] = Moments()
     for i, (data,) in enumerate(stream.reach(consumer.data)):
         moments.add(sampler.rows(i, data))

@@ -24,22 +24,24 @@ class Sampler:
     Attributes:
         consumer: whose rows.
         most: number of rows over all batches, about.
-        batches: number of batches.
+        valid: per batch the tokens that are not padding, where that is known.
         seed: of the choice.
     """
 
     consumer: Consumer
     most: int
-    batches: int
+    valid: Sequence[Array | None]
     seed: int
 
     def places(self, batch: int, count: int) -> Index:
         """Which of `count` output places of batch number `batch` are used, ascending."""
-        share = max(1, -(-self.most // self.batches))
-        if count <= share:
-            return np.arange(count)
+        share = max(1, -(-self.most // len(self.valid)))
+        valid = self.valid[batch]
+        all_ = np.arange(count) if valid is None or len(valid) != count else np.flatnonzero(valid)
+        if len(all_) <= share:
+            return all_
         rng = np.random.default_rng([self.seed, batch, zlib.crc32(self.consumer.name.encode())])
-        return np.sort(rng.choice(count, share, replace=False))
+        return np.sort(rng.choice(all_, share, replace=False))
 
     def rows(self, batch: int, data: Array) -> Array:
         """Rows of the weight's input `data`, shape [groups, sampled, features]."""

@@ -23,6 +23,7 @@ class Stream:
     Attributes:
         model: what runs; nodes that have not run yet may be changed. A copy in float32 where the given one
             has half precision.
+        valid: per batch which tokens are not padding, see `valid_tokens`.
     """
 
     def __init__(self, model: Model, context: Context, batches: Sequence[Feeds]) -> None:
@@ -30,6 +31,7 @@ class Stream:
         self.model = widen(model) if wide else model
         self.context = context
         self.live: list[dict[str, Array]] = [dict(widen_feeds(b) if wide else b) for b in batches]
+        self.valid = [valid_tokens(batch) for batch in batches]
         self._waiting: dict[int, gs.Node] = {id(n): n for n in self.model.graph.nodes}
 
     def reach(self, *names: str) -> list[list[Array]]:
@@ -85,6 +87,14 @@ def _reads(node: gs.Node) -> set[str]:
         names |= {t.name for inner in body.nodes for t in inner.inputs if isinstance(t, gs.Variable)}
         names |= {t.name for t in body.outputs}
     return names
+
+
+def valid_tokens(feeds: Feeds) -> Array | None:
+    """Which of batch * length tokens an input called a mask, of zeros and ones, keeps; None where there is no such input."""
+    for name, array in feeds.items():
+        if "mask" in name.lower() and array.ndim == 2 and array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all():
+            return array.reshape(-1) != 0 if array.any() else None
+    return None
 
 
 def split_batches(batches: Sequence[Feeds], most: int = 32) -> list[Feeds]:

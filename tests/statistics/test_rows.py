@@ -15,7 +15,7 @@ from pruneopt.api import make_context
 from pruneopt.model import Model
 from pruneopt.passes.statistics.consumers import find_consumers, positions
 from pruneopt.passes.statistics.rows import Sampler
-from pruneopt.passes.statistics.stream import Stream
+from pruneopt.passes.statistics.stream import Stream, valid_tokens
 
 
 def one_node(op: str, data: tuple[int, ...], weight: tuple[int, ...], **attributes: Any) -> Model:
@@ -53,7 +53,7 @@ def test_rows_times_weight_are_the_output(name: str) -> None:
     (consumer,) = find_consumers(analyse(model, context.observation(model)))
     stream = Stream(model, context, list(context.feeds))
     ((x, y), _) = stream.reach("x", "y")
-    sampler = Sampler(consumer, 20, 1, 0)
+    sampler = Sampler(consumer, 20, [None], 0)
     rows = sampler.rows(0, x)
     assert rows.shape[1] <= 20
     np.testing.assert_allclose(rows @ consumer.matrix.transpose(0, 2, 1), sampler.targets(0, y), atol=1e-4)
@@ -67,3 +67,13 @@ def test_positions_of_an_atom_in_products_and_concatenations() -> None:
     assert np.array_equal(positions(product([a, b], 1), b), [0, 1, 2, 0, 1, 2])  # type: ignore[arg-type]
     assert np.array_equal(positions(concat([b, a]), a), [-1, -1, -1, 0, 1])  # type: ignore[arg-type]
     assert positions(product([a, a], 1), a) is None
+
+
+def test_padding_is_left_out() -> None:
+    model = one_node("MatMul", (2, 3, 6), (6, 4))
+    context = make_context(model)
+    (consumer,) = find_consumers(analyse(model, context.observation(model)))
+    feeds = {"ids": np.zeros((2, 3)), "attention_mask": np.array([[1, 1, 0], [1, 0, 0]])}
+    sampler = Sampler(consumer, 100, [valid_tokens(feeds)], 0)
+    assert sampler.places(0, 6).tolist() == [0, 1, 3]
+    assert valid_tokens({"x": np.ones((2, 3))}) is None
