@@ -1,1 +1,25 @@
-"""Passes: each takes a model, changes one kind of thing about it, and reports what it did."""
+"""The passes: what removes, changes and checks. `Pipeline([Width(macs=0.6), Repair()]).run(model, calib=batches)`."""
+
+from pruneopt.passes.base import Context, Outcome, Pipeline
+from pruneopt.passes.merge import Merge
+from pruneopt.passes.repair import Repair
+from pruneopt.passes.rotate import Rotate
+from pruneopt.passes.simplify import Simplify
+from pruneopt.passes.tolerance import Tolerance
+from pruneopt.passes.unmerge import Unmerge
+from pruneopt.passes.verify import Verify
+from pruneopt.passes.width import Width
+
+__all__ = [
+    "Context",
+    "Merge",
+    "Outcome",
+    "Pipeline",
+    "Repair",
+    "Rotate",
+    "Simplify",
+    "Tolerance",
+    "Unmerge",
+    "Verify",
+    "Width",
+]

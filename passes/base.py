@@ -204,10 +204,17 @@ def _options(each: Pass) -> dict[str, Any]:
 class Pipeline:
     """Passes in order; a pass itself. Every claim is proved before the next pass starts."""
 
-    passes: tuple[Pass, ...]
+    passes: Sequence[Pass]
 
-    def run(self, model: Model, context: Context) -> Outcome:
-        """Run all; the entry is the list of theirs."""
+    def run(self, model: Model, context: Context | None = None, *, calib: Any = None) -> Outcome:
+        """Run all; the entry is the list of theirs.
+
+        Without a context, ONNX Runtime is the backend, and `calib` is what `pruneopt.prune` takes.
+        """
+        if context is None:
+            from pruneopt.api import make_context  # the default runtime is the interface's choice, not ours
+
+            context = make_context(model, calib)
         context.original = context.original or model
         entries = []
         for each in self.passes:

@@ -6,21 +6,26 @@ import re
 import types
 import typing
 from dataclasses import fields
+from importlib.metadata import entry_points
 from typing import Any
 
 from pruneopt.errors import UsageError
 from pruneopt.passes.base import Pass
+from pruneopt.passes.merge import Merge
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.simplify import Simplify
+from pruneopt.passes.unmerge import Unmerge
 from pruneopt.passes.verify import Verify
 from pruneopt.passes.width import Width
 
 PASSES: dict[str, type[Any]] = {
     "simplify": Simplify,
+    "unmerge": Unmerge,
     "width": Width,
     "rotate": Rotate,
     "repair": Repair,
+    "merge": Merge,
     "verify": Verify,
 }
 ITEM = re.compile(r"\s*([a-z_]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")
@@ -48,6 +53,8 @@ def parse_passes(text: str) -> tuple[Pass, ...]:
 
 
 def _make(name: str, options: str) -> Pass:
+    for entry in entry_points(group="pruneopt.passes"):  # those of third parties
+        PASSES.setdefault(entry.name, entry.load())
     if name not in PASSES:
         raise UsageError(f"there is no pass '{name}'; choose from {', '.join(PASSES)}")
     kind = PASSES[name]
