@@ -80,7 +80,8 @@ class Consumer:
         """Matrices as the node stores them."""
         constant = self.use.constant
         weight = matrix[0].T if self._contracted == 0 else matrix
-        return np.ascontiguousarray(weight).reshape(constant.shape).astype(constant.dtype)
+        found: Array = np.ascontiguousarray(weight).reshape(constant.shape).astype(constant.dtype)
+        return found
 
     def entries(self, atom: Axis) -> Index | None:
         """Which entry of `atom` each feature belongs to, -1 for none. Shape [features].

@@ -48,10 +48,12 @@ def damage(dense: Outputs, found: Outputs, probabilities: set[str]) -> float:
 def _divergence(pairs: Sequence[tuple[Array, Array]]) -> float:
     rows = sum(a.size // a.shape[-1] for a, _ in pairs)
     logs = ((a, np.log(np.maximum(a, TINY)) - np.log(np.maximum(b, TINY))) for a, b in pairs)
-    return max(0.0, float(sum((a * ratio).sum() for a, ratio in logs)) / max(rows, 1))
+    whole: float = sum(float((a * ratio).sum()) for a, ratio in logs)
+    return max(0.0, whole / max(rows, 1))
 
 
 def _moved(pairs: Sequence[tuple[Array, Array]]) -> float:
-    mean = np.mean([a.mean() for a, _ in pairs])
-    moved = sum(float(np.square(a - b).sum()) for a, b in pairs)
-    return moved / max(sum(float(np.square(a - mean).sum()) for a, _ in pairs), TINY)
+    mean = float(np.mean([a.mean() for a, _ in pairs]))
+    moved: float = sum(float(np.square(a - b).sum()) for a, b in pairs)
+    spread: float = sum(float(np.square(a - mean).sum()) for a, _ in pairs)
+    return moved / max(spread, TINY)

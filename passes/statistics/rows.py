@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,11 +56,11 @@ class Sampler:
             flat = output.reshape(-1, output.shape[-1])
             return flat[self.places(batch, len(flat))][None]
         flat = np.moveaxis(output, 1, -1).reshape(-1, output.shape[1])
-        picked = flat[self.places(batch, len(flat))]
-        return picked.reshape(len(picked), self.consumer.groups, -1).transpose(1, 0, 2)
+        picked: Array = flat[self.places(batch, len(flat))]
+        return np.asarray(picked.reshape(len(picked), self.consumer.groups, -1).transpose(1, 0, 2))
 
 
-def windows(consumer: Consumer, data: Array, choose: Any) -> Array:
+def windows(consumer: Consumer, data: Array, choose: Callable[[int], Index]) -> Array:
     """Windows of a convolution's input at chosen output places, shape [groups, chosen, channels * window].
 
     `choose(count)` gives the chosen places out of `count`, which run over the batch and the output's positions.
@@ -75,10 +75,11 @@ def windows(consumer: Consumer, data: Array, choose: Any) -> Array:
     out = [(n - s) // t + 1 for n, s, t in zip(padded.shape[2:], span, strides, strict=True)]
     chosen = choose(data.shape[0] * int(np.prod(out)))
     batch, *corner = np.unravel_index(chosen, (data.shape[0], *out))
-    taps = [padded[(batch, slice(None), *place)] for place in _taps(corner, kernel, strides, dilations)]
+    channels_last = np.moveaxis(padded, 1, -1)
+    taps = [channels_last[(batch, *place)] for place in _taps(corner, kernel, strides, dilations)]
     stacked = np.stack(taps, axis=-1)  # [chosen, channels, window]
-    grouped = stacked.reshape(len(chosen), consumer.groups, -1)
-    return grouped.transpose(1, 0, 2)
+    grouped: Array = stacked.reshape(len(chosen), consumer.groups, -1)
+    return np.asarray(grouped.transpose(1, 0, 2))
 
 
 def _taps(

@@ -92,7 +92,12 @@ def _reads(node: gs.Node) -> set[str]:
 def valid_tokens(feeds: Feeds) -> Array | None:
     """Which of batch * length tokens an input called a mask, of zeros and ones, keeps; None where there is no such input."""
     for name, array in feeds.items():
-        if "mask" in name.lower() and array.ndim == 2 and array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all():
+        if (
+            "mask" in name.lower()
+            and array.ndim == 2
+            and array.dtype.kind in "biuf"
+            and np.isin(array, (0, 1)).all()
+        ):
             return array.reshape(-1) != 0 if array.any() else None
     return None
 

@@ -31,7 +31,7 @@ def one_node(op: str, data: tuple[int, ...], weight: tuple[int, ...], **attribut
     )
 
 
-CASES = {
+CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "matmul": ("MatMul", (2, 5, 6), (6, 4), {}),
     "gemm": ("Gemm", (7, 6), (6, 4), {}),
     "gemm transposed": ("Gemm", (7, 6), (4, 6), {"transB": 1}),
