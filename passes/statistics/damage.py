@@ -49,7 +49,7 @@ def _divergence(pairs: Sequence[tuple[Array, Array]]) -> float:
     rows = sum(a.size // a.shape[-1] for a, _ in pairs)
     logs = ((a, np.log(np.maximum(a, TINY)) - np.log(np.maximum(b, TINY))) for a, b in pairs)
     whole: float = sum(float((a * ratio).sum()) for a, ratio in logs)
-    return max(0.0, whole / max(rows, 1))
+    return float(max(0.0, whole / max(rows, 1)))
 
 
 def _moved(pairs: Sequence[tuple[Array, Array]]) -> float:

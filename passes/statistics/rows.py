@@ -76,7 +76,8 @@ def windows(consumer: Consumer, data: Array, choose: Callable[[int], Index]) -> 
     chosen = choose(data.shape[0] * int(np.prod(out)))
     batch, *corner = np.unravel_index(chosen, (data.shape[0], *out))
     channels_last = np.moveaxis(padded, 1, -1)
-    taps = [channels_last[(batch, *place)] for place in _taps(corner, kernel, strides, dilations)]
+    places = [(batch, *tap) for tap in _taps(corner, kernel, strides, dilations)]
+    taps = [channels_last[place] for place in places]
     stacked = np.stack(taps, axis=-1)  # [chosen, channels, window]
     grouped: Array = stacked.reshape(len(chosen), consumer.groups, -1)
     return np.asarray(grouped.transpose(1, 0, 2))
