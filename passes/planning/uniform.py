@@ -9,6 +9,7 @@ from pruneopt.analysis.groups import Group, alignment
 from pruneopt.passes.planning.tally import Limit, Tally, unmet
 
 Kept = dict[Axis, int]
+USED = 0.92  # of the tightest budget; below, alignment is given up to use more of it
 STEPS = 64  # shares tried between the floor and 1
 
 
@@ -46,7 +47,8 @@ def within(groups: Sequence[Group], limits: Sequence[Limit], align: int, floor: 
     for candidates in (leaders(groups), list(groups)):
         tallies = [Tally(limit) for limit in limits]
         if _fits(tallies, share(candidates, 0.0, align, floor)):
-            return _top_up(candidates, _largest(candidates, tallies, align, floor), tallies, align)
+            kept = _largest(candidates, tallies, align, floor)
+            return _use_up(candidates, kept, tallies, align)
     raise unmet(tallies)
 
 
@@ -65,6 +67,15 @@ def _largest(groups: Sequence[Group], tallies: Sequence[Tally], align: int, floo
             else (low, middle - 1)
         )
     return share(groups, low / STEPS, align, floor)
+
+
+def _use_up(groups: Sequence[Group], kept: Kept, tallies: Sequence[Tally], align: int) -> Kept:
+    """Top up in aligned steps; in a small net these are coarse, and finer ones use what they leave."""
+    while True:
+        kept = _top_up(groups, kept, tallies, align)
+        if align == 1 or max(t.total / t.limit.most for t in tallies) >= USED:
+            return kept
+        align //= 2
 
 
 def _top_up(groups: Sequence[Group], kept: Kept, tallies: Sequence[Tally], align: int) -> Kept:
