@@ -195,7 +195,7 @@ class Timing:
 
 
 def interleaved(
-    sessions: Sequence[Session], feeds: Sequence[Feeds], seconds: float = 1.0, min_rounds: int = 5
+    sessions: Sequence[Session], feeds: Sequence[Feeds], seconds: float = 1.0, min_rounds: int = 3
 ) -> list[Timing]:
     """Times sessions in turns (A B, B A, ...), so that a machine that slows down slows all of them.
 

@@ -86,6 +86,7 @@ class Context:
     outputs: dict[int, dict[str, Array]] = field(default_factory=dict)
     _made: dict[Hashable, Any] = field(default_factory=dict)
     _seen: dict[int, tuple[Model, Observation]] = field(default_factory=dict)
+    _looks: dict[int, tuple[Model, Observation]] = field(default_factory=dict)
 
     def session(self, model: Model, outputs: Sequence[str] | None = None, optimize: bool = True) -> Session:
         """Load a model; half precision runs as float32."""
@@ -108,9 +109,9 @@ class Context:
             self._seen[id(model)] = known
         return known[1]
 
-    def known_outputs(self, model: Model, feeds: Feeds) -> dict[str, Array] | None:
-        """Outputs of the original on feeds that it has run on already."""
-        found, names = self.outputs.get(id(feeds), {}), [t.name for t in model.outputs]
+    def known_outputs(self, model: Model, feeds: Feeds, names: Sequence[str]) -> dict[str, Array] | None:
+        """Tensors of the original, where it has run on these feeds already."""
+        found = self.outputs.get(id(feeds), {})
         if model is not self.original or not all(name in found for name in names):
             return None
         return {name: found[name] for name in names}
@@ -124,6 +125,15 @@ class Context:
     def seen(self, model: Model, observation: Observation) -> None:
         """Declare what `model`'s tensors look like."""
         self._seen[id(model)] = (model, observation)
+
+    def looks(self, model: Model, observation: Observation) -> None:
+        """Declare the sizes of `model`'s tensors, where their values would have to be measured."""
+        self._looks[id(model)] = (model, observation)
+
+    def sizes(self, model: Model) -> Observation:
+        """An observation of `model` that is right about sizes and may lack values."""
+        known = self._seen.get(id(model)) or self._looks.get(id(model))
+        return known[1] if known else self.observation(model)
 
     def same_tensors(self, new: Model, old: Model) -> None:
         """Declare that the tensors of `new` look like those of `old` of the same name."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.errors import PruneoptError
+from pruneopt.frontends.widen import has_halves
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
 
@@ -31,6 +32,7 @@ class Verify:
         """
         original = context.original or model
         check_signature(original, model)
+        check_loads(original, model, context)
         batches = list(context.calibration) or list(context.feeds)
         moved = fidelity(context, original, model, batches)
         return Outcome(model, {"fidelity": moved, "calibrated": bool(context.calibration)})
@@ -46,6 +48,16 @@ def check_signature(original: Model, model: Model) -> None:
             raise PruneoptError(
                 f"the {what} of the rewritten model differ from the original's; nothing was written"
             )
+
+
+def check_loads(original: Model, model: Model, context: Context) -> None:
+    """What the runtime loads as it is must be loaded as it is after the rewrite, half precision included."""
+    if has_halves(model):  # other models are loaded when their fidelity is measured
+        try:
+            context.backend.session(original)
+        except PruneoptError:
+            return
+        context.backend.session(model)
 
 
 def _ends(tensor: gs.Tensor) -> tuple[str, str, str]:
@@ -75,7 +87,8 @@ def _pairs(
     """Outputs of both models, a chunk of batches at a time: large models take turns in memory."""
     rest = iter(batches)
     while chunk := list(islice(rest, AT_ONCE)):
-        known = [context.known_outputs(original, feeds) for feeds in chunk]
+        names = [t.name for t in original.outputs]
+        known = [context.known_outputs(original, feeds, names) for feeds in chunk]
         expected = [k for k in known if k] if all(known) else list(map(context.session(original).run, chunk))
         yield from zip(expected, map(context.session(model).run, chunk), strict=True)
 

@@ -15,6 +15,7 @@ from pruneopt.analysis.explain import inspect_analysis
 from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.masks import Mask
+from pruneopt.analysis.observe import derived_tensors
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
@@ -23,7 +24,7 @@ from pruneopt.passes.planning.measured import plan
 from pruneopt.passes.planning.tally import Limit
 from pruneopt.passes.planning.uniform import leaders, share, within
 from pruneopt.passes.rewriting.masked import Masked
-from pruneopt.passes.rewriting.shrink import shrink, shrunk_observation
+from pruneopt.passes.rewriting.shrink import shrink, shrunk_sizes
 from pruneopt.passes.statistics.evidence import Evidence, gather
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
@@ -81,9 +82,11 @@ class Width:
         kept = self._kept(analysis, groups, evidence, context)
         masks = self._select(groups, kept, evidence)
         small = shrink(analysis, masks)
-        looks = shrunk_observation(analysis, masks, small)
-        if looks is not None:
-            context.seen(small, looks)
+        sizes = shrunk_sizes(analysis, masks)
+        if derived_tensors(small.graph):  # their values would have to be measured
+            context.looks(small, sizes)
+        else:
+            context.seen(small, sizes)
         return Outcome(small, {"groups": _entries(groups, masks)}, Masked(analysis, masks))
 
     def _study(self, model: Model, context: Context) -> tuple[Analysis, list[Group], Evidence]:

@@ -210,10 +210,9 @@ def _report(
 def _latency(before: Model, after: Model, context: Context, report: Report) -> Report:
     """Latencies in turns; nothing where the runtime does not run the input model itself (bfloat16 on a CPU)."""
     try:
-        context.backend.session(before)
+        first, second = context.backend.compare(before, after, context.feeds[-1], context.threads)
     except PruneoptError as error:
         return {"latency_note": str(error)}
-    first, second = context.backend.compare(before, after, context.feeds[-1], context.threads)
     report["input"]["latency_ms"], report["output"]["latency_ms"] = first.median_ms, second.median_ms
     return {"latency_ratio": second.ratio_to_first, "latency_spread": second.spread}
 
@@ -223,6 +222,6 @@ def _figures(model: Model, context: Context) -> dict[str, Any]:
     from pruneopt.analysis.cost import CostModel, stored_cost
     from pruneopt.analysis.infer import analyse
 
-    macs = CostModel(analyse(model, context.observation(model)), -1).macs({})
+    macs = CostModel(analyse(model, context.sizes(model)), -1).macs({})
     params, size = stored_cost(model)
     return {"params": params, "macs": macs, "bytes": size, "nodes": len(model.graph.nodes)}

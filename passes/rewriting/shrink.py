@@ -13,7 +13,7 @@ from pruneopt.analysis.bodies import nodes_of
 from pruneopt.analysis.cost import stored_cost
 from pruneopt.analysis.infer import Analysis, ConstantUse
 from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
-from pruneopt.analysis.observe import Observation, derived_tensors
+from pruneopt.analysis.observe import Observation
 from pruneopt.analysis.witness import axes_of
 from pruneopt.frontends.mapped import release, spill
 from pruneopt.model import Model, values
@@ -47,10 +47,8 @@ def shrink(analysis: Analysis, masks: Masks) -> Model:
     return tidy(model)
 
 
-def shrunk_observation(analysis: Analysis, masks: Masks, small: Model) -> Observation | None:
-    """What the tensors of `small = shrink(analysis, masks)` look like; None where values must be measured."""
-    if derived_tensors(small.graph):
-        return None
+def shrunk_sizes(analysis: Analysis, masks: Masks) -> Observation:
+    """The sizes of the tensors of `shrink(analysis, masks)`, without values."""
     seen = analysis.seen
     kept = {atom: int(mask.sum()) for atom, mask in masks.items()}
     shapes = dict(seen.shapes)
