@@ -143,7 +143,8 @@ def make_context(
     from pruneopt.analysis.bodies import main_tensors
     from pruneopt.analysis.observe import derived_tensors, observation, observe_bodies
     from pruneopt.backends.ort import OnnxRuntime
-    from pruneopt.frontends.calibration import load_calibration, working_feeds
+    from pruneopt.frontends.calibration import load_calibration
+    from pruneopt.frontends.sizes import working_feeds
     from pruneopt.frontends.widen import widen_feeds
     from pruneopt.passes.base import Context
     from pruneopt.passes.proof import comparison_points

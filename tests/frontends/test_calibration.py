@@ -10,8 +10,11 @@ import onnx
 import pytest
 
 from pruneopt.errors import PruneoptError
-from pruneopt.frontends import calibration
-from pruneopt.frontends.calibration import Feeds, load_calibration, probe_sizes, synthetic, working_feeds
+from pruneopt.frontends import dimensions
+from pruneopt.frontends.calibration import load_calibration
+from pruneopt.frontends.dimensions import Feeds
+from pruneopt.frontends.sizes import probe_sizes, working_feeds
+from pruneopt.frontends.synthetic import synthetic
 from pruneopt.model import Model
 
 FLOAT, UINT8, INT64, STRING, BOOL, BFLOAT16 = 1, 2, 7, 8, 9, 16
@@ -36,7 +39,7 @@ def inputs(*declared: tuple[str, int, list[int | str | None]]) -> Model:
 
 def test_dynamic_dims_go_by_name_or_place() -> None:
     made = inputs(("x", FLOAT, ["batch", 3, None, "?"]), ("m", INT64, ["batch", -1]))
-    assert calibration.dynamic_dims(made) == {
+    assert dimensions.dynamic_dims(made) == {
         "batch": [("x", 0), ("m", 0)],
         "x:2": [("x", 2)],
         "x:3": [("x", 3)],

@@ -13,7 +13,8 @@ from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
 from pruneopt.api import make_context
 from pruneopt.errors import UsageError
-from pruneopt.frontends.calibration import Feeds, synthetic
+from pruneopt.frontends.dimensions import Feeds
+from pruneopt.frontends.synthetic import synthetic
 from pruneopt.model import Model
 from pruneopt.passes.base import Pipeline
 from pruneopt.passes.criteria import CRITERIA, find_criterion

@@ -1,0 +1,146 @@
+"""Sizes at which a model runs: candidates for its dynamic dimensions, cheapest and most telling first."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import onnx_graphsurgeon as gs
+
+from pruneopt.errors import PruneoptError
+from pruneopt.frontends.dimensions import Feeds, Pair, Place, Sizes, places_of
+from pruneopt.frontends.synthetic import _consumers, _dtype, _origin, synthetic
+from pruneopt.model import Model, constants
+
+# poolings, or raw audio. Sides of images divide by 32, lengths are odd so that a halving cannot hide.
+LEVELS: dict[str, list[tuple[int, int]]] = {
+    "image": [(64, 96), (32, 48), (224, 256), (320, 384), (512, 640)],
+    "length": [(7, 48), (7, 11), (32, 48), (6, 9), (64, 96), (256, 384)],
+    "signal": [(7, 11), (512, 640), (2048, 3072), (16000, 20000), (64000, 80000)],
+}
+LARGE_MODEL = 1 << 30  # bytes of weights
+BATCHES = [(2, 3), (1, 1)]
+# How the dimensions of one kind relate: sizes of their own or one size; then, for models that turn out to be
+# less dynamic than they say, the same in both runs, or all as the batch.
+RELATIONS = [("distinct", "equal"), ("fixed", "batch")]
+
+
+def probe_sizes(model: Model) -> Iterator[tuple[Sizes, Sizes]]:
+    """Candidate (small, large) sizes of all dynamic dimensions, most telling and cheapest first.
+
+    The first candidates differ in every dimension and give each dimension a size of its own; later ones hold
+    back for models that do not run so (batch of one, equal lengths, fixed sides). Channel counts follow from
+    the weights; a dimension named by a sum (`past + seq`) follows from its terms. A model with nothing
+    dynamic yields one pair of empty assignments.
+    """
+    places = places_of(model)
+    seen: list[tuple[Sizes, Sizes]] = []
+    levels = (1, 0, 2, 3, 4) if _is_large(model) else range(5)
+    for relations in RELATIONS:
+        for level, relation, batch in itertools.product(levels, relations, BATCHES):
+            pair = (
+                _assignment(places, relation, level, batch, 0),
+                _assignment(places, relation, level, batch, 1),
+            )
+            if pair not in seen:
+                seen.append(pair)
+                yield pair
+
+
+def _is_large(model: Model) -> bool:
+    """Whether every run is dear, so that short inputs go first."""
+    return sum(int(c._values.nbytes) for c in constants(model.graph)) > LARGE_MODEL
+
+
+def working_feeds(model: Model, runs: Callable[[Feeds], bool], seed: int = 0) -> tuple[Feeds, Feeds]:
+    """Synthetic feeds of the first two sizes of `probe_sizes` at which `runs` says yes to both.
+
+    `runs` may also raise `PruneoptError` for no. Raises `PruneoptError` where nothing works, with the reason
+    that was given for the first try. A model with nothing dynamic gets two draws of the same size.
+    """
+    reasons: list[str] = []
+
+    def works(feeds: Feeds) -> bool:
+        try:
+            return runs(feeds)
+        except PruneoptError as error:
+            reasons.append(str(error))
+            return False
+
+    for small, large in probe_sizes(model):
+        pair = synthetic(model, small, seed), synthetic(model, large, seed + 1)
+        if works(pair[0]) and works(pair[1]):
+            return pair
+    reason = reasons[0] if reasons else "an output has no elements"
+    raise PruneoptError(f"the model runs on no synthetic input that was tried; give --calib ({reason})")
+
+
+def _assignment(places: dict[str, list[Place]], relation: str, level: int, batch: Pair, run: int) -> Sizes:
+    """The size of every key in one run (0: small, 1: large) of one candidate."""
+    sizes: Sizes = {}
+    used = Counter[str]()
+    sums = {key: terms for key in places if (terms := _terms(key, places))}
+    for key, where in places.items():
+        if key in sums:
+            continue
+        kind = "batch" if relation == "batch" else _kind(key, where)
+        small, large = batch if kind == "batch" else LEVELS[kind][level]
+        apart = 2 * (large - small) * used[kind] if relation == "distinct" and kind != "batch" else 0
+        used[kind] += 1
+        varies = run and (relation != "fixed" or kind == "batch")
+        sizes[key] = _channels(*where[0]) or apart + (large if varies else small)
+    return sizes | {
+        key: sum(sizes[term] if term in sizes else int(term) for term in terms) for key, terms in sums.items()
+    }
+
+
+def _kind(key: str, places: list[Place]) -> str:
+    """What a dynamic dimension counts, by its name and else by where it is."""
+    name = key.lower()
+    tensor, axis = places[0]
+    is_float = _dtype(tensor).kind in "fV"
+    rank = len(tensor.shape)
+    if "batch" in name:
+        return "batch"
+    if any(word in name for word in ("seq", "len", "past", "token", "time")):
+        return "length"
+    if 2 * sum(axis == 0 for _, axis in places) > len(places):
+        return "batch"
+    if is_float and rank > 3:
+        return "image"
+    waveform = rank == 2 or (rank == 3 and 1 in tensor.shape)
+    return "signal" if is_float and waveform and axis == rank - 1 else "length"
+
+
+def _terms(key: str, keys: Iterable[str]) -> list[str]:
+    """The keys and numbers that the size `key` is the sum of; empty where it is a size of its own."""
+    plain = [each for each in keys if "+" not in each]
+    terms = [term.strip() for term in key.split("+")]
+    if len(terms) > 1 and all(term in plain or term.isdigit() for term in terms):
+        return terms
+    past = [each for each in plain if "past" in each and "total" not in each]
+    new = [each for each in plain if "seq" in each and "past" not in each and "total" not in each]
+    return [past[0], new[0]] if "total" in key and past and new else []
+
+
+def _channels(tensor: gs.Tensor, axis: int) -> int | None:
+    """The size of `axis` where weights that consume it prescribe one, as the kernels of a Conv do."""
+    for node, place in _consumers(tensor):
+        if node.op in ("Identity", "Cast"):
+            return _channels(node.outputs[0], axis)
+        if node.op == "Transpose" and "perm" in node.attrs:
+            return _channels(node.outputs[0], list(node.attrs["perm"]).index(axis))
+        weight = _origin(node.inputs[1]) if place == 0 and len(node.inputs) > 1 else None
+        if isinstance(weight, gs.Constant):
+            return _contracted(node, weight.shape, axis, len(tensor.shape or ()))
+    return None
+
+
+def _contracted(node: gs.Node, weight: Sequence[int], axis: int, rank: int) -> int | None:
+    """How long `axis` of the data must be for `node` to apply a weight of shape `weight` to it."""
+    if node.op == "Conv" and axis == 1:
+        return int(weight[1] * node.attrs.get("group", 1))
+    if node.op == "Gemm" and axis == 1:
+        return weight[1 if node.attrs.get("transB", 0) else 0]
+    if node.op == "MatMul" and axis == rank - 1 and len(weight) > 1:
+        return weight[-2]
+    return weight[2] if node.op in ("LSTM", "GRU", "RNN") and axis == 2 else None
