@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pruneopt.analysis.infer import analyse
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, Unchanged
 from pruneopt.passes.exact.batchnorm import fold_batchnorms
+from pruneopt.passes.exact.channels import idle_entries
 from pruneopt.passes.exact.constants import fold, settle_reshapes
 from pruneopt.passes.exact.identities import drop_dead, drop_identities
+from pruneopt.passes.rewriting.shrink import shrink
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,10 @@ class Simplify:
     3. Reshape targets become constants with -1 and 0.
     4. BatchNormalization is folded into the Conv, ConvTranspose or Gemm before it.
     5. Nodes and constants that nothing uses go.
+    6. Where `idle` says so: channels, neurons and other entries that nothing reads, or that are always zero, go.
     """
+
+    idle: bool = False
 
     def run(self, model: Model, context: Context) -> Outcome:
         """Returns the simplified copy; what its tensors look like carries over by name."""
@@ -33,10 +39,19 @@ class Simplify:
         fold_batchnorms(small.graph)
         drop_dead(small.graph)
         if _wiring(small) == _wiring(model):
+            small = model
+        else:
+            context.same_tensors(small, model)
+        small = self._without_idle(small, context) if self.idle else small
+        if small is model:
             return Outcome(model, {"nodes": [before, before]})
-        context.same_tensors(small, model)
         nodes = {"nodes": [before, len(small.graph.nodes)]}
         return Outcome(small, nodes, Unchanged(model, context.feeds))
+
+    def _without_idle(self, model: Model, context: Context) -> Model:
+        analysis = analyse(model, context.observation(model), context.keep)
+        masks = idle_entries(analysis)
+        return shrink(analysis, masks) if masks else model
 
 
 def _wiring(model: Model) -> list[tuple[str, list[str], list[str]]]:

@@ -79,7 +79,8 @@ def prune(
         macs, params, bytes, tolerance, parse_passes(passes) if isinstance(passes, str) else passes
     )
     context = make_context(model, calib, keep, threads, seed, progress)
-    outcome = Pipeline((Simplify(), *chosen, Verify())).run(model, context)
+    free = passes is None and macs is params is bytes is None  # then all that is free goes
+    outcome = Pipeline((Simplify(idle=free), *chosen, Verify())).run(model, context)
     report = _report(model, outcome.model, context, outcome.entry["passes"], timed)
     report["seconds"] = time.perf_counter() - begin
     return Result(outcome.model, report)

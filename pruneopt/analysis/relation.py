@@ -113,7 +113,7 @@ class Relation:
                 continue
             if dim.statistic:
                 self.op.statistic(slot, dim_index, self.why)
-            elif not set(dim.factors) <= kept:
+            elif any(name not in kept for name in dim.factors if not name.isdigit()):
                 if not self.zeros or slot in self.zeros:
                     self.op.contract(slot, dim_index, zero=self.zeros.get(slot, -1))
                 self.op.weights.add(slot)

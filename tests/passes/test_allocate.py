@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -18,13 +18,13 @@ def chain(count: int, size: int) -> tuple[list[Group], Limit]:
     """Groups in a row: costs are products of neighbours, as in a stack of convolutions."""
     groups = [Group(f"g{i}", Axis((size,)), (), 1, frozenset()) for i in range(count)]
     ends = [Axis((size,)), *(g.atom for g in groups), Axis((size,))]
-    terms = [((a, b), 1.0) for a, b in zip(ends, ends[1:], strict=False)]
+    terms = [((a, b), 1.0) for a, b in pairwise(ends)]
     return groups, Limit("macs", terms, float(len(terms) * size * size), 0.5)
 
 
 def cost(sizes: tuple[int, ...], size: int) -> int:
     ends = (size, *sizes, size)
-    return sum(a * b for a, b in zip(ends, ends[1:], strict=False))
+    return sum(a * b for a, b in pairwise(ends))
 
 
 def total(choices: list[Choice], sizes: tuple[int, ...]) -> float:

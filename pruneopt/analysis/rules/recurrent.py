@@ -18,6 +18,7 @@ def recurrent(op: Op) -> None:
     peepholes = ", d (3 h)" if op.node.op == "LSTM" else ""
     names = op.relate(f"{x}, {weights}, n, {state}, {state}{peepholes} -> {y}, {state}, {state}")
     op.contract(2, 2, "the state fed back")
+    op.weights.add(2)
     op.freeze([names["d"]], "the directions of a recurrent layer")
     op.freeze([names["s"]], "the recurrence runs along it")
     op.sizes("hidden_size", [names["h"]], scalar=True)

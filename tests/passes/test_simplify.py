@@ -1,0 +1,74 @@
+"""Exact steps: nothing that counts is lost, and what does not count goes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from pruneopt import api
+from pruneopt.passes.base import Outcome, Pipeline
+from pruneopt.passes.simplify import Simplify
+from tests import models
+
+
+def simplified(proto: onnx.ModelProto) -> Outcome:
+    model = models.loaded(proto)
+    return Pipeline([Simplify(idle=True)]).run(model, api.make_context(model))
+
+
+def zeroed(proto: onnx.ModelProto, name: str, where: tuple[object, ...]) -> onnx.ModelProto:
+    """The model with part of a weight set to zero."""
+    (weight,) = (w for w in proto.graph.initializer if w.name == name)
+    array = numpy_helper.to_array(weight).copy()
+    array[where] = 0
+    weight.CopyFrom(numpy_helper.from_array(array, name))
+    return proto
+
+
+def shapes(outcome: Outcome) -> dict[str, list[int]]:
+    return {w.name: list(w.dims) for w in outcome.model.proto().graph.initializer}
+
+
+def test_batch_normalisation_is_folded() -> None:
+    outcome = simplified(models.convnet())
+    assert "BatchNormalization" not in {n.op for n in outcome.model.graph.nodes}
+    assert outcome.entry["passes"][0]["equivalence"]["max_rel_error"] < 1e-5
+
+
+def test_static_shape_arithmetic_and_the_scale_become_constants() -> None:
+    outcome = simplified(models.transformer())
+    ops = {n.op for n in outcome.model.graph.nodes}
+    assert not {"Sqrt", "Cast"} & ops  # the softmax scale was computed from a static size
+
+
+def test_channels_that_nothing_reads_go() -> None:
+    """w2 reads the 48 inner channels of the first block, which w1 makes."""
+    outcome = simplified(zeroed(models.convnet(), "w2", (slice(None), slice(0, 20))))
+    found = shapes(outcome)
+    assert found["w1"][0] == 28
+    assert outcome.entry["passes"][0]["equivalence"]["max_rel_error"] < 1e-5
+
+
+def test_masked_filters_go_where_zero_stays_zero() -> None:
+    outcome = simplified(zeroed(models.convnet(), "w1", (slice(8, 40),)))
+    assert shapes(outcome)["w1"][0] == 16
+    assert outcome.entry["passes"][0]["equivalence"]["max_rel_error"] < 1e-5
+
+
+def test_a_filter_of_zeros_stays_where_its_bias_speaks() -> None:
+    proto = zeroed(models.convnet(), "w1", (slice(8, 40),))
+    bias = numpy_helper.from_array(np.ones(48, np.float32), "bias")
+    proto.graph.initializer.append(bias)
+    (conv,) = (n for n in proto.graph.node if "w1" in n.input)
+    conv.input.append("bias")
+    assert shapes(simplified(proto))["w1"][0] == 48
+
+
+@pytest.mark.parametrize("net", [models.convnet, models.transformer, models.group_norm_net])
+def test_a_clean_model_loses_no_width(net: object) -> None:
+    proto = net()  # type: ignore[operator]
+    before = {w.name: list(w.dims) for w in proto.graph.initializer}
+    after = shapes(simplified(proto))
+    assert all(after[name] == dims for name, dims in before.items() if name in after and name.startswith("w"))
