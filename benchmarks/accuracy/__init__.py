@@ -1,1 +1,1 @@
-"""Accuracy after pruning: real models, real data, calibration and evaluation apart (`python -m benchmarks.accuracy`)."""
+"""Accuracy after pruning: real models, real data, data to fit and to judge apart (`python -m benchmarks.accuracy`)."""

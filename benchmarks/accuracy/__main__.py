@@ -44,7 +44,7 @@ def _bench(task: Task, shares: list[float], methods: list[str]) -> None:
     model = po.load(task.model)
     run = _runner(model)
     dense = {name: [run(batch) for batch in batches] for name, batches in task.held.items()}
-    _line(task, "dense", 1.0, 0.0, {name: 0.0 for name in task.held} | task.score(run))
+    _line(task, "dense", 1.0, 0.0, dict.fromkeys(task.held, 0.0) | task.score(run))
     for share in shares:
         for method in methods:
             begin = time.perf_counter()

@@ -86,6 +86,13 @@ def export(weights: Path, path: Path) -> None:
     ids = torch.ones(2, 7, dtype=torch.long)
     dims = {0: torch.export.Dim("batch", min=1, max=512), 1: torch.export.Dim("tokens", min=2, max=512)}
     torch.onnx.export(
-        Encoder(load_file(weights)).eval(), (ids, ids.clone()), str(path), dynamo=True, opset_version=18, external_data=False,
-        input_names=["input_ids", "attention_mask"], output_names=["sentence"], dynamic_shapes=(dims, dims),
-    )  # fmt: skip
+        Encoder(load_file(weights)).eval(),
+        (ids, ids.clone()),
+        str(path),
+        dynamo=True,
+        opset_version=18,
+        external_data=False,
+        input_names=["input_ids", "attention_mask"],
+        output_names=["sentence"],
+        dynamic_shapes=(dims, dims),
+    )

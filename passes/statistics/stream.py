@@ -90,7 +90,7 @@ def _reads(node: gs.Node) -> set[str]:
 
 
 def valid_tokens(feeds: Feeds) -> Array | None:
-    """Which of batch * length tokens an input called a mask, of zeros and ones, keeps; None where there is no such input."""
+    """Which of batch * length tokens an input called a mask, of zeros and ones, keeps; None without such an input."""
     for name, array in feeds.items():
         if (
             "mask" in name.lower()
