@@ -156,10 +156,13 @@ class WitnessWriter:
         """A shape of which some entries are dynamic: literals, and entries of the old shape (scaled)."""
         assert isinstance(witness.place, int)
         old = node.inputs[witness.place]
+        seen = self.seen.values.get(old.name, (np.zeros(0),))[0]
+        inferred = set(np.flatnonzero(seen == -1).tolist()) if witness.style is Style.RESHAPE else set()
         pieces: list[gs.Tensor] = []
         for i, (entry, size) in enumerate(zip(witness.entries, sizes, strict=True)):
-            if len(set(size)) == 1:
-                pieces.append(self._constant(np.array(size[:1], np.int64)))
+            if len(set(size)) == 1 or i in inferred:
+                literal = -1 if i in inferred else size[0]
+                pieces.append(self._constant(np.array([literal], np.int64)))
                 continue
             piece = self._node("Gather", [old, self._constant(np.array([i], np.int64))], node, {"axis": 0})
             pieces.append(self._scaled(piece, entry, size, node))
