@@ -51,6 +51,8 @@ class Repair:
             return Outcome(model, {"way": "none", "why": "nothing was removed"})
         if not context.calibration:
             return Outcome(model, {"way": "none", "why": "there is no calibration data"})
+        if claim.moves():  # the masked original holds for one size only
+            return Outcome(model, {"way": "none", "why": "a removed width is a factor of a dynamic size"})
         return self.mend(model, claim, context)
 
     def mend(self, model: Model, claim: Masked, context: Context) -> Outcome:

@@ -37,11 +37,11 @@ class Masked:
 
     def references(self) -> Iterator[tuple[Model, Feeds]]:
         """The masked original for every observed input size; one model serves all where no mask depends on it."""
-        once = None if self._moves() else _Masking(self.analysis, self.masks, 0).model()
+        once = None if self.moves() else _Masking(self.analysis, self.masks, 0).model()
         for run, feeds in enumerate(self.analysis.seen.feeds):
             yield once or _Masking(self.analysis, self.masks, run).model(), feeds
 
-    def _moves(self) -> bool:
+    def moves(self) -> bool:
         """Whether a masked dimension has a dynamic factor."""
         analysis = self.analysis
         nodes = {id(u.node): u.node for u in analysis.statistics if touched(u.axis, self.masks)}
