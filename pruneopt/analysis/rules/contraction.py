@@ -29,9 +29,19 @@ def gemm(op: Op) -> None:
 
 @rule("Conv")
 def conv(op: Op) -> None:
-    """Channels in g groups: `b (g i) *, (g o) i *, (g o) -> b (g o) *`."""
-    names = op.relate("b (g i) *, (g o) i *, (g o) -> b (g o) *", macs=True, g=op.attr("group", 1))
+    """Channels in g groups: `b (g i) *, (g o) i *, (g o) -> b (g o) *`; a window of one entry mixes no positions."""
+    tail = "..." if is_pointwise(op) else "*"
+    text = f"b (g i) {tail}, (g o) i *, (g o) -> b (g o) {tail}"
+    names = op.relate(text, macs=True, g=op.attr("group", 1))
     op.sizes("group", [names["g"]], scalar=True)
+
+
+def is_pointwise(op: Op) -> bool:
+    """Whether each output position sees one input position, its own."""
+    window = (op.input(1) or [])[2:]
+    steps, pads = op.attr("strides", []), op.attr("pads", [])
+    plain = all(s == 1 for s in steps) and not any(pads)
+    return plain and all(set(axis.size) == {1} for axis in window)
 
 
 @rule("ConvTranspose")
