@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,6 +110,7 @@ def prune(
     verbose: bool,
 ) -> None:
     """Prune MODEL and write the result to OUT. This is what runs when no command is named."""
+    _limit_threads(threads)  # before NumPy is imported
     from pruneopt.frontends.saving import check_target
     from pruneopt.report import print_table, to_json, write_report
 
@@ -205,6 +207,12 @@ def _print_inspection(found: dict[str, Any]) -> None:
             f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
         )
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _limit_threads(threads: int) -> None:
+    """Linear algebra uses as many threads as the runtime: more of them on a busy machine are much slower."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, str(threads))
 
 
 def _check_report(path: Path) -> None:
