@@ -70,8 +70,6 @@ class Context:
         progress: told what happens, a line at a time.
         original: the model that the user gave.
         claim: that of the pass that made the current model, where it made one.
-        outputs: for those of `feeds` (by `id`) that the original has run on already: its outputs, and what proofs
-            compare.
     """
 
     backend: Backend
@@ -83,7 +81,7 @@ class Context:
     progress: Progress = lambda text: None
     original: Model | None = None
     claim: Claim | None = None
-    outputs: dict[int, dict[str, Array]] = field(default_factory=dict)
+    _made_of: dict[tuple[int, int], tuple[Model, dict[str, Array]]] = field(default_factory=dict)
     _made: dict[Hashable, Any] = field(default_factory=dict)
     _seen: dict[int, tuple[Model, Observation]] = field(default_factory=dict)
     _looks: dict[int, tuple[Model, Observation]] = field(default_factory=dict)
@@ -109,12 +107,14 @@ class Context:
             self._seen[id(model)] = known
         return known[1]
 
-    def known_outputs(self, model: Model, feeds: Feeds, names: Sequence[str]) -> dict[str, Array] | None:
-        """Tensors of the original, where it has run on these feeds already."""
-        found = self.outputs.get(id(feeds), {})
-        if model is not self.original or not all(name in found for name in names):
-            return None
-        return {name: found[name] for name in names}
+    def remember(self, model: Model, feeds: Feeds, values: dict[str, Array]) -> None:
+        """Keep what `model` made of `feeds`: what has been run once is not run again."""
+        self._made_of[id(model), id(feeds)] = (model, values)
+
+    def known(self, model: Model, feeds: Feeds, names: Sequence[str]) -> dict[str, Array] | None:
+        """Tensors of a model that has run on these feeds already; None where one of them is missing."""
+        _, found = self._made_of.get((id(model), id(feeds)), (model, {}))
+        return {name: found[name] for name in names} if all(name in found for name in names) else None
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` returned when it was first called for `key` during this run."""

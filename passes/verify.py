@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -17,7 +17,7 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
 
 Array = npt.NDArray[Any]
-AT_ONCE = 64  # batches whose outputs are held together
+AT_ONCE = 16  # batches whose outputs are held together
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,19 @@ def _pairs(
     """Outputs of both models, a chunk of batches at a time: large models take turns in memory."""
     rest = iter(batches)
     while chunk := list(islice(rest, AT_ONCE)):
-        names = [t.name for t in original.outputs]
-        known = [context.known_outputs(original, feeds, names) for feeds in chunk]
-        expected = [k for k in known if k] if all(known) else list(map(context.session(original).run, chunk))
-        yield from zip(expected, map(context.session(model).run, chunk), strict=True)
+        yield from zip(_outputs(context, original, chunk), _outputs(context, model, chunk), strict=True)
+
+
+def _outputs(
+    context: Context, model: Model, batches: Sequence[Mapping[str, Array]]
+) -> list[dict[str, Array]]:
+    """What a model makes of each batch; it is loaded in any case, and run where it has not been."""
+    names = [t.name for t in model.outputs]
+    known = [context.known(model, feeds, names) for feeds in batches]
+    if all(known) and model is context.original:
+        return [found for found in known if found]
+    session = context.session(model)
+    return [found or session.run(feeds) for found, feeds in zip(known, batches, strict=True)]
 
 
 class _Sums:
