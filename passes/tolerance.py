@@ -38,7 +38,9 @@ class Tolerance:
             try:
                 outcome = Width(macs=share.at).run(model, context)
                 share.fits = self._distance(self._mended(outcome, context), model, context) <= self.error
-            except PruneoptError:  # not even the floors of all groups reach it
+            except PruneoptError as error:
+                if "least" not in error.details:  # only a budget that cannot be met is an answer
+                    raise
                 share.fits = False
             if share.fits:
                 best = replace(outcome, entry=outcome.entry | {"macs": share.at})
