@@ -49,18 +49,24 @@ def _fold(norm: gs.Node, linear: gs.Node, names: Names) -> None:
     factor = scale / np.sqrt(variance + norm.attrs.get("epsilon", 1e-5))
     weight = values(linear.inputs[1])
     bias = values(linear.inputs[2]).astype(np.float64) if len(linear.inputs) > 2 else np.zeros(())
+    old_bias = linear.inputs[2] if len(linear.inputs) > 2 else norm.inputs[2]
     made = [
-        (linear.inputs[1].name, _scaled(linear, weight.astype(np.float64), factor)),
-        (norm.inputs[2].name, (bias - mean) * factor + shift),
+        (_name(linear.inputs[1], names), _scaled(linear, weight.astype(np.float64), factor)),
+        (_name(old_bias, names), (bias - mean) * factor + shift),
     ]
     linear.inputs = [
         linear.inputs[0],
-        *(gs.Constant(names.new(f"{name}_folded"), value.astype(weight.dtype)) for name, value in made),
+        *(gs.Constant(name, value.astype(weight.dtype)) for name, value in made),
     ]
     result = norm.outputs[0]
     norm.inputs.clear()
     norm.outputs.clear()
     linear.outputs[0] = result
+
+
+def _name(constant: gs.Constant, names: Names) -> str:
+    """The user's name, which is free when nothing else reads the constant; a new one otherwise."""
+    return str(constant.name) if len(constant.outputs) == 1 else names.new(f"{constant.name}_folded")
 
 
 def _scaled(linear: gs.Node, weight: Array, factor: Array) -> Array:

@@ -35,6 +35,7 @@ def test_batch_normalisation_is_folded() -> None:
     outcome = simplified(models.convnet())
     assert "BatchNormalization" not in {n.op for n in outcome.model.graph.nodes}
     assert outcome.entry["passes"][0]["equivalence"]["max_rel_error"] < 1e-5
+    assert {"w1", "w2"} <= set(shapes(outcome))  # weights keep the names that users know them by
 
 
 def test_static_shape_arithmetic_and_the_scale_become_constants() -> None:
