@@ -14,7 +14,7 @@ from pruneopt.model import Model, constants
 # poolings, or raw audio. Sides of images divide by 32, lengths are odd so that a halving cannot hide.
 LEVELS: dict[str, list[tuple[int, int]]] = {
     "image": [(64, 96), (32, 48), (224, 256), (320, 384), (512, 640)],
-    "length": [(7, 48), (7, 11), (32, 48), (6, 9), (64, 96), (256, 384)],
+    "length": [(7, 48), (3, 5), (32, 48), (6, 9), (64, 96), (256, 384)],
     "signal": [(7, 11), (512, 640), (2048, 3072), (16000, 20000), (64000, 80000)],
 }
 LARGE_MODEL = 1 << 30  # bytes of weights

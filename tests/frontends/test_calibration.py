@@ -65,8 +65,8 @@ def test_a_static_model_has_one_empty_assignment() -> None:
 
 def test_later_tries_hold_back() -> None:
     tries = list(probe_sizes(inputs(("a", FLOAT, ["n", "p", 8]), ("b", FLOAT, ["n", "q", 8]))))
-    assert ({"n": 1, "p": 7, "q": 15}, {"n": 1, "p": 11, "q": 19}) in tries
-    assert ({"n": 2, "p": 7, "q": 7}, {"n": 3, "p": 11, "q": 11}) in tries
+    assert ({"n": 1, "p": 3, "q": 7}, {"n": 1, "p": 5, "q": 9}) in tries
+    assert ({"n": 2, "p": 3, "q": 3}, {"n": 3, "p": 5, "q": 5}) in tries
     assert ({"n": 2, "p": 7, "q": 7}, {"n": 3, "p": 7, "q": 7}) in tries
     assert ({"n": 2, "p": 2, "q": 2}, {"n": 3, "p": 3, "q": 3}) in tries
     assert len(tries) < 50
