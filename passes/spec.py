@@ -15,6 +15,7 @@ from pruneopt.passes.merge import Merge
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.simplify import Simplify
+from pruneopt.passes.sparsify import Sparsify
 from pruneopt.passes.unmerge import Unmerge
 from pruneopt.passes.verify import Verify
 from pruneopt.passes.width import Width
@@ -26,6 +27,7 @@ PASSES: dict[str, type[Any]] = {
     "rotate": Rotate,
     "repair": Repair,
     "merge": Merge,
+    "sparsify": Sparsify,
     "verify": Verify,
 }
 ITEM = re.compile(r"\s*([a-z_]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")

@@ -1,0 +1,143 @@
+"""Makes single weights zero: no shape changes, and a kernel for the pattern has less to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pruneopt.analysis.infer import analyse
+from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.model import Model
+from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.rewriting.weights import set_bias, set_weight
+from pruneopt.passes.sparsity.layers import find_layers, shape
+from pruneopt.passes.sparsity.methods import find_method
+from pruneopt.passes.sparsity.patterns import Pattern, parse_pattern
+from pruneopt.passes.sparsity.sequence import Change, Settings, Shares, from_weights, in_order
+from pruneopt.passes.statistics.consumers import Consumer
+from pruneopt.passes.statistics.stream import split_batches
+
+
+@dataclass(frozen=True)
+class Sparsify:
+    """Set weights of matrix products and convolutions to zero, in a pattern.
+
+    Attributes:
+        sparsity: share of these weights that become zero; `n:m` patterns set it themselves.
+        pattern: where zeros may stand: `unstructured`, blocks of outputs x inputs such as `16x1`, `2:4`, or `2:4x16`.
+        method: `magnitude`, `ria`, `wanda` or `sparsegpt`; by default `sparsegpt` with calibration data, else `ria`.
+        allocation: `uniform`.
+        only: glob pattern of weight, node or output names.
+        samples: rows per layer to look at, at most; at least eight per feature.
+    """
+
+    sparsity: float | None = None
+    pattern: str = "unstructured"
+    method: str | None = None
+    allocation: str | None = None
+    only: str = "*"
+    samples: int = 16_384
+
+    def __post_init__(self) -> None:
+        pattern = parse_pattern(self.pattern)
+        if self.sparsity is None and pattern.share is None:
+            raise UsageError("sparsify: say how many weights become zero, as in sparsify{sparsity=0.8}")
+        if self.sparsity is not None and not 0 < self.sparsity < 1:
+            raise UsageError(
+                f"sparsify: sparsity={self.sparsity:g} is not between 0 and 1; it is the share of zeros"
+            )
+        if self.method is not None:
+            find_method(self.method)
+
+    def run(self, model: Model, context: Context) -> Outcome:
+        """The model with zeros.
+
+        Raises:
+            UsageError: the method needs calibration data, and there is none.
+            PruneoptError: there is no weight to make sparse.
+        """
+        name = self.method or ("sparsegpt" if context.calibration else "ria")
+        settings = Settings(find_method(name), parse_pattern(self.pattern), self.samples)
+        if settings.method.data and not context.calibration:
+            raise UsageError(f"sparsify: method {name} looks at activations; give --calib, or choose ria")
+        analysis = analyse(model, context.observation(model), context.keep)
+        layers = find_layers(analysis, self.only, context.keep)
+        if not layers.chosen:
+            raise PruneoptError(f"no weight of this model can become sparse: {_reasons(layers.left)}")
+        shares = self._shares(layers.chosen, settings)
+        context.progress(f"sparsify {len(shares)} weights ({name}, {settings.pattern})")
+        changes = list(_changes(model, shares, settings, context))
+        check(changes, shares, settings.pattern)
+        made = apply(model, changes)
+        context.same_tensors(made, model)
+        entry = _entry(changes, layers.left) | {"method": name, "pattern": str(settings.pattern)}
+        return Outcome(made, entry)
+
+    def _shares(self, layers: Sequence[Consumer], settings: Settings) -> dict[Consumer, float]:
+        return dict.fromkeys(layers, self.sparsity or settings.pattern.share or 0.0)
+
+
+def _changes(
+    model: Model, shares: Shares, settings: Settings, context: Context
+) -> Iterator[tuple[Consumer, Change]]:
+    if not context.calibration:
+        context.progress("no calibration data: weights are chosen without seeing what they are applied to")
+        return from_weights(shares, settings)
+    return in_order(model, shares, settings, context, split_batches(context.calibration))
+
+
+def check(changes: Iterable[tuple[Consumer, Change]], shares: Shares, pattern: Pattern) -> None:
+    """Look at what is to be stored: zeros in the pattern, as many as were asked for.
+
+    Raises:
+        PruneoptError: a method broke its word.
+    """
+    for consumer, change in changes:
+        for matrix in consumer.as_matrix(change.weight):
+            slack = pattern.span / matrix.shape[1]  # rows round, the last group may be too short to give
+            enough = pattern.zero_units(matrix) >= shares[consumer] - slack
+            if not (pattern.holds(matrix) and enough and np.isfinite(matrix).all()):
+                raise PruneoptError(
+                    f"the zeros of '{consumer.use.constant.name}' are not as pattern {pattern} at "
+                    f"{shares[consumer]:.0%} has them, so nothing was written; please report this method"
+                )
+
+
+def apply(model: Model, changes: Iterable[tuple[Consumer, Change]]) -> Model:
+    """A copy of `model` with new weights and biases."""
+    made = model.copy()
+    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
+    for consumer, change in changes:
+        node = nodes[consumer.name]
+        set_weight(made, node, change.weight)
+        if change.bias is not None:
+            set_bias(made, node, change.bias)
+    return made
+
+
+def _entry(changes: Sequence[tuple[Consumer, Change]], left: Mapping[str, str]) -> dict[str, Any]:
+    """What the report says of each weight, and of all together."""
+    sizes = [int(np.prod(shape(c))) for c, _ in changes]
+    zeros = sum(n * change.sparsity for n, (_, change) in zip(sizes, changes, strict=True))
+    return {
+        "sparsity": zeros / sum(sizes),
+        "layers": [
+            {
+                "name": c.use.constant.name,
+                "shape": list(shape(c)),
+                "sparsity": change.sparsity,
+                "error": change.error,
+            }
+            for c, change in changes
+        ],
+        "left": [{"name": name, "why": why} for name, why in left.items()],
+    }
+
+
+def _reasons(left: Mapping[str, str]) -> str:
+    found = [f"'{name}': {why}" for name, why in left.items()]
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return "; ".join(found[:3]) + more if found else "it has no matrix product or convolution by a constant"

@@ -1,0 +1,85 @@
+"""Which weights can become sparse: those of matrix products and convolutions that are large enough to gain by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.infer import Analysis
+from pruneopt.passes.statistics.consumers import Consumer, find_consumers
+
+SMALLEST = 16  # outputs and features: below, a kernel has nothing to skip
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The weights of a model.
+
+    Attributes:
+        chosen: those that may become sparse, in graph order.
+        left: name of every other weight of a matrix product or convolution, and why it stays.
+    """
+
+    chosen: Sequence[Consumer]
+    left: Mapping[str, str]
+
+
+def find_layers(analysis: Analysis, only: str, keep: Sequence[str]) -> Layers:
+    """Sort the consumers of a graph.
+
+    Args:
+        analysis: of the graph.
+        only: glob pattern of names of weights, nodes or outputs to choose.
+        keep: glob patterns of those that must not change.
+    """
+    chosen, left = [], _unknown(analysis)
+    for consumer in find_consumers(analysis):
+        why = _why_left(consumer, only, keep)
+        if why is None:
+            chosen.append(consumer)
+        else:
+            left[consumer.use.constant.name] = why
+    return Layers(chosen, left)
+
+
+def shape(consumer: Consumer) -> tuple[int, int, int]:
+    """(groups, outputs, features) of a consumer's matrices."""
+    sizes = consumer.use.constant.shape
+    outputs = consumer.output_axis.size[0] // consumer.groups
+    return consumer.groups, outputs, int(_count(sizes)) // (consumer.groups * outputs)
+
+
+def _count(sizes: Sequence[int]) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
+    return total
+
+
+def _why_left(consumer: Consumer, only: str, keep: Sequence[str]) -> str | None:
+    names = (consumer.use.constant.name, consumer.node.name, consumer.name)
+    if not any(fnmatchcase(name, only) for name in names):
+        return f"not asked for (only={only})"
+    if any(fnmatchcase(name, pattern) for name in names for pattern in keep):
+        return "kept as asked"
+    if consumer.shared:
+        return "used more than once"
+    _, outputs, features = shape(consumer)
+    if min(outputs, features) < SMALLEST:
+        return f"a matrix of {outputs} outputs by {features} features has nothing to gain"
+    return None
+
+
+def _unknown(analysis: Analysis) -> dict[str, str]:
+    """Weights of products that are not a plain matrix applied to data."""
+    known = {id(c.node) for c in find_consumers(analysis)}
+    return {
+        tensor.name: f"this {node.op} is not a plain matrix applied to data"
+        for node in analysis.model.graph.nodes
+        if node.op in ("MatMul", "Gemm", "Conv", "ConvTranspose") and id(node) not in known
+        for tensor in node.inputs[:2]
+        if isinstance(tensor, gs.Constant)
+    }

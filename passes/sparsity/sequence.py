@@ -1,0 +1,128 @@
+"""Makes weights sparse in graph order, each on the inputs that the sparse weights before it now make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from pruneopt.analysis.observe import Feeds
+from pruneopt.model import Model, values
+from pruneopt.passes.base import Context
+from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
+from pruneopt.passes.sparsity.gram import Gram
+from pruneopt.passes.sparsity.methods import Method
+from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.statistics.consumers import Consumer
+from pruneopt.passes.statistics.moments import Moments
+from pruneopt.passes.statistics.rows import Sampler
+from pruneopt.passes.statistics.stream import Stream
+
+Shares = Mapping[Consumer, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to make weights sparse: the method, the pattern, and the rows per layer to look at."""
+
+    method: Method
+    pattern: Pattern
+    samples: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one weight.
+
+    Attributes:
+        weight: as the node stores it.
+        bias: shape [outputs]; None where it stays.
+        sparsity: share of its weights in units of zeros.
+        error: squared error of the outputs as a share of their variance, on the inputs that the layer now gets;
+            None without data.
+    """
+
+    weight: Array
+    bias: Array | None
+    sparsity: float
+    error: float | None
+
+
+def from_weights(shares: Shares, settings: Settings) -> Iterator[tuple[Consumer, Change]]:
+    """Each weight by itself, without data."""
+    for consumer, share in shares.items():
+        yield consumer, change(consumer, None, None, share, settings)
+
+
+def in_order(
+    model: Model, shares: Shares, settings: Settings, context: Context, batches: Sequence[Feeds]
+) -> Iterator[tuple[Consumer, Change]]:
+    """Each weight on what the model makes with the ones before it changed already."""
+    stream = Stream(model.copy(), context, batches)
+    nodes = {t.name: node for node in stream.model.graph.nodes for t in node.outputs}
+    for _, siblings in groupby(shares, key=same_rows):
+        together = list(siblings)
+        moments = measure(together[0], stream, settings.samples, context.seed)
+        for consumer in together:
+            node = nodes[consumer.name]
+            bias = bias_of(node)
+            made = change(consumer, moments, bias, shares[consumer], settings)
+            set_weight(stream.model, node, made.weight.astype(values(node.inputs[1]).dtype))
+            if made.bias is not None:
+                set_bias(stream.model, node, made.bias)
+            yield consumer, made
+
+
+def same_rows(consumer: Consumer) -> tuple[object, ...]:
+    """What two consumers in a row must agree in to be applied to the same features."""
+    if consumer.node.op != "Conv":
+        return (consumer.data,)
+    return (consumer.data, consumer.groups, tuple(consumer.use.constant.shape[2:]), repr(consumer.node.attrs))
+
+
+def measure(consumer: Consumer, stream: Stream, samples: int, seed: int) -> Moments:
+    """Moments of the consumer's features over all batches."""
+    features = int(np.prod(consumer.use.constant.shape)) // consumer.output_axis.size[0]
+    sampler = Sampler(consumer, max(samples, 8 * features), stream.valid, seed)
+    moments = Moments()
+    for i, (data,) in enumerate(stream.reach(consumer.data)):
+        moments.add(sampler.rows(i, data))
+    return moments
+
+
+def change(
+    consumer: Consumer, moments: Moments | None, bias: Array | None, share: float, settings: Settings
+) -> Change:
+    """Make one weight sparse; where the method refits, a constant `bias`, shape [outputs], takes over means."""
+    weight = consumer.as_matrix(values(consumer.use.constant)).astype(np.float32)
+    method, pattern = settings.method, settings.pattern
+    if moments is None:
+        found = np.stack([method.prune(w, None, pattern, share) for w in weight])
+        return Change(consumer.stored(found), None, _sparsity(found, pattern), None)
+    moving = bias is not None and method.refits
+    grams = _grams(moments, moving)
+    found = np.stack([method.prune(w, g, pattern, share) for w, g in zip(weight, grams, strict=True)])
+    lost = weight - found
+    moved = np.einsum("gof,gf->go", lost, moments.mean).reshape(-1)
+    wrong = sum(g.error(each) for g, each in zip(grams, lost, strict=True))
+    spread = sum(g.error(w) for w, g in zip(weight, _grams(moments, True), strict=True))
+    return Change(
+        consumer.stored(found),
+        bias + moved if bias is not None and moving else None,
+        _sparsity(found, pattern),
+        wrong / (spread or 1.0),
+    )
+
+
+def _sparsity(found: Array, pattern: Pattern) -> float:
+    return float(np.mean([pattern.sparsity(w) for w in found]))
+
+
+def _grams(moments: Moments, centred: bool) -> list[Gram]:
+    """Of each group of channels; around the mean where a bias takes that over."""
+    covariance, mean = moments.covariance, moments.mean
+    squares = np.diagonal(covariance, axis1=1, axis2=2) + np.square(mean)
+    whole = covariance if centred else covariance + mean[:, :, None] * mean[:, None]
+    return [Gram(m, np.maximum(s, 0)) for m, s in zip(whole, squares, strict=True)]
