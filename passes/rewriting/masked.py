@@ -177,22 +177,20 @@ class _Masking:
 
     def _spread(self, node: gs.Node, out: int, axes: Sequence[Axis]) -> None:
         twin = self.twin[id(node)]
-        cuts = list(self._cut(axes))
+        cuts: list[tuple[int | None, npt.NDArray[Any]]] = [
+            (dim, np.maximum(np.cumsum(keep) - 1, 0)) for dim, keep in self._cut(axes)
+        ]
+        target = twin.outputs[out]
+        pointed = self.analysis.pointers.get(target.name)
+        if pointed is not None and touched(pointed, self.masks):  # positions among the kept -> among all
+            cuts.append((None, np.flatnonzero(mask_of(pointed, self.masks, self.run))))
         if not cuts:
             return
-        target = twin.outputs[out]
         made = twin.outputs[out] = gs.Variable(f"{target.name}//kept")
-        for i, (dim, keep) in enumerate(cuts):
-            places = np.maximum(np.cumsum(keep) - 1, 0)
-            last = i == len(cuts) - 1
-            made = self._node(
-                "Gather",
-                [made, self._constant(places)],
-                self.after,
-                node,
-                output=target if last else None,
-                axis=dim,
-            )
+        for i, (dim, places) in enumerate(cuts):
+            inputs = [made, self._constant(places)] if dim is not None else [self._constant(places), made]
+            output = target if i == len(cuts) - 1 else None
+            made = self._node("Gather", inputs, self.after, node, output=output, axis=dim or 0)
 
     def _constant(self, value: npt.NDArray[Any]) -> gs.Constant:
         array = np.ascontiguousarray(value).reshape(np.shape(value))  # a scalar stays one

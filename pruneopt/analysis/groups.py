@@ -37,6 +37,7 @@ class Group:
         touches: every constant dimension that contains the atom.
         granule: entries of a weight dimension that go with one entry of the atom (64 for a head of 64).
         cofactors: atoms that share a product with this one, as heads and head widths do.
+        least: number of entries that must stay: as many as are chosen from them.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Group:
     touches: tuple[Touch, ...]
     granule: int
     cofactors: frozenset[Axis]
+    least: int = 1
 
     @property
     def size(self) -> int:
@@ -63,26 +65,36 @@ class Group:
 
 
 def find_groups(analysis: Analysis) -> list[Group]:
-    """All groups of at least two entries that touch a weight and are not frozen, in graph order."""
+    """All groups that touch a weight, are not frozen and have entries to spare, in graph order."""
     touches: dict[Axis, list[Touch]] = {}
+    least = least_of(analysis)
     for use in analysis.uses:
         for dim, axis in enumerate(use.axes):
             for atom in dict.fromkeys(atoms(axis)):
-                if atom.static and atom.size[0] > 1 and not atom.frozen:
+                if atom.static and atom.size[0] > least.get(atom, 1) and not atom.frozen:
                     touches.setdefault(atom, []).append(Touch(use, dim))
     return [
-        _group(atom, found)
+        _group(atom, found, least.get(atom, 1))
         for atom, found in touches.items()
         if any(t.use.weight and is_weight(t.use) for t in found)
     ]
 
 
-def _group(atom: Axis, touches: list[Touch]) -> Group:
+def least_of(analysis: Analysis) -> dict[Axis, int]:
+    """How many entries of an atom must stay, where that is more than one."""
+    found: dict[Axis, int] = {}
+    for axis, count in analysis.chosen:
+        atom = find(axis)
+        found[atom] = max(found.get(atom, 1), count)
+    return found
+
+
+def _group(atom: Axis, touches: list[Touch], least: int) -> Group:
     weights = [t for t in touches if t.use.weight]
     name = str(max(weights, key=lambda t: atom.size[0] / t.axis.size[0]))
     granule = min(granule_of(t.axis, atom) for t in weights)
     cofactors = {other for t in weights for other in _cofactors(t.axis, atom)}
-    return Group(name, atom, tuple(touches), granule, frozenset(cofactors))
+    return Group(name, atom, tuple(touches), granule, frozenset(cofactors), least)
 
 
 def granule_of(axis: Axis, atom: Axis) -> int:

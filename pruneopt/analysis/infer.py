@@ -10,8 +10,8 @@ from typing import Any
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Axis, Clash, Reason, freeze, is_frozen, unify
-from pruneopt.analysis.bodies import inner_tensors, nodes_of
+from pruneopt.analysis.axes import Axis, Clash, Kind, Reason, find, freeze, is_frozen, unify
+from pruneopt.analysis.bodies import graphs_of, inner_tensors, nodes_of
 from pruneopt.analysis.observe import Observation, derived_tensors
 from pruneopt.analysis.op import Axes, Op, Use
 from pruneopt.analysis.rules import find_rule
@@ -46,6 +46,8 @@ class Analysis:
         statistics: dimensions that a statistic runs over.
         witnesses: attributes and inputs that hold sizes.
         macs: per node the axes whose sizes multiply to a number of multiply-accumulates.
+        pointers: of variables that hold positions along an axis, that axis.
+        chosen: axes with the number of entries that are chosen from them by value.
     """
 
     model: Model
@@ -56,6 +58,8 @@ class Analysis:
     statistics: list[Use] = field(default_factory=list)
     witnesses: list[Witness] = field(default_factory=list)
     macs: list[tuple[gs.Node, tuple[Axis, ...]]] = field(default_factory=list)
+    pointers: dict[str, Axis] = field(default_factory=dict)
+    chosen: list[tuple[Axis, int]] = field(default_factory=list)
 
 
 def analyse(model: Model, seen: Observation, keep: tuple[str, ...] = (), free_ends: bool = False) -> Analysis:
@@ -91,18 +95,23 @@ class _Inference:
             self._freeze(self._variable(tensor), f"output '{tensor.name}' of the model")
         for tensor in _captured(graph) if self.closed else ():
             self._freeze(self._variable(tensor), f"'{tensor.name}' is used inside a control-flow body")
+        self._keep_positions()
         self._keep_named()
         self._follow_weights()
         self._tie()
+        for axis, _ in self.result.chosen:
+            if find(axis).kind is not Kind.ATOM:
+                freeze(axis, Reason("entries of it are chosen together with others"))
         return self.result
 
     def _apply(self, node: gs.Node) -> None:
         inputs = [self._input(node, slot) for slot in range(len(node.inputs))]
         outputs = [self._variable(t) for t in node.outputs]
         constants = [self._known(t) for t in node.inputs]
-        op = Op(
-            node, inputs, outputs, constants, self.opsets[node.domain or ""], self.seen.runs, self._variable
-        )
+        pointers = self.result.pointers
+        followed = {slot: pointers[t.name] for slot, t in enumerate(node.inputs) if t.name in pointers}
+        opset = self.opsets[node.domain or ""]
+        op = Op(node, inputs, outputs, constants, opset, self.seen.runs, self._variable, followed)
         rule = find_rule(node, op.opset)
         ends = [*zip(node.inputs, inputs, strict=True), *zip(node.outputs, outputs, strict=True)]
         unknown = any(axes is None and tensor.name for tensor, axes in ends)
@@ -112,6 +121,7 @@ class _Inference:
             op.freeze_all("has no rule" if rule is None else "works on tensors of unknown shape")
         else:
             rule(op)
+        op.follow()
         self._collect(op)
 
     def _collect(self, op: Op) -> None:
@@ -120,6 +130,8 @@ class _Inference:
         result.statistics += op.statistics
         result.witnesses += op.witnesses
         result.macs += [(op.node, axes) for axes in op.macs]
+        result.chosen += op.chosen
+        result.pointers |= {op.node.outputs[out].name: axis for out, axis in op.points.items()}
         self.weights.update(op.node.inputs[slot].name for slot in op.weights)
         for slot, tensor in enumerate(op.node.inputs):
             axes = op.inputs[slot]
@@ -148,6 +160,14 @@ class _Inference:
     def _freeze(self, axes: Axes | None, text: str) -> None:
         for axis in axes or []:
             freeze(axis, Reason(text))
+
+    def _keep_positions(self) -> None:
+        """Positions that leave the graph or a body are values to whoever gets them."""
+        graph = self.result.model.graph
+        ends = [t for body in graphs_of(graph) for t in body.outputs]
+        for tensor in (*ends, *(_captured(graph) if self.closed else ())):
+            if tensor.name in self.result.pointers:
+                freeze(self.result.pointers[tensor.name], Reason("positions along it are values"))
 
     def _keep_named(self) -> None:
         for name, axes in self._named():

@@ -84,7 +84,7 @@ def check(analysis: Analysis, seed: int = 0) -> None:
     masks: dict[Any, Mask] = {}
     for group in find_groups(analysis):
         mask = np.zeros(group.size, bool)
-        mask[random.permutation(group.size)[: max(1, group.size // 2)]] = True
+        mask[random.permutation(group.size)[: max(group.least, group.size // 2)]] = True
         masks[group.atom] = mask
     small = ort.Session(shrink(analysis, masks), optimize=False)
     for reference, feeds in Masked(analysis, masks).references():
@@ -117,6 +117,29 @@ def picked_experts(net: Net) -> str:
     each = net("MatMul", hidden, net("Gather", net.w(4, 12, 8), chosen))
     weighted = net("Mul", net("Squeeze", each, net.i(3)), net("Unsqueeze", gate, net.i(3)))
     return str(net("ReduceSum", weighted, net.i(2), keepdims=0))
+
+
+def scattered_gate(net: Net) -> str:
+    """The best two of five experts get their gates written into zeros; the others' outputs count nothing."""
+    gate, chosen = net("TopK", net("Softmax", net.linear("x", 8, 5)), net.i(2), outputs=2)
+    zeros = net("ConstantOfShape", net("Concat", net("Shape", "x", end=2), net.i(5), axis=0))
+    written = net("ScatterElements", zeros, chosen, gate, axis=2)
+    hidden = net("Relu", net("Einsum", "x", net.w(5, 8, 12), equation="bnd,edh->bneh"))
+    return str(net("Einsum", hidden, net.w(5, 12, 8), written, equation="bneh,ehd,bne->bnd"))
+
+
+def one_hot_gate(net: Net) -> str:
+    """The best expert, as a row of ones and zeros."""
+    chosen = net("ArgMax", net.linear("x", 8, 5), axis=2, keepdims=0)
+    row = net("OneHot", chosen, net.i(5), net.c(np.array([0, 1], np.float32)))
+    hidden = net("Relu", net("Einsum", "x", net.w(5, 8, 12), equation="bnd,edh->bneh"))
+    return str(net("Einsum", hidden, net.w(5, 12, 8), row, equation="bneh,ehd,bne->bnd"))
+
+
+def counted_experts(net: Net) -> str:
+    """Where positions are used as numbers, nothing may go."""
+    chosen = net("ArgMax", net.linear("x", 8, 5), axis=2)
+    return str(net("Add", "x", net("Cast", chosen, to=1)))
 
 
 def shared_keys(net: Net) -> str:
@@ -231,7 +254,10 @@ FREE, COUPLED = False, True
 EXPECTED: list[tuple[Callable[[Net], str], list[tuple[int, bool]]]] = [
     (dense_experts, [(4, COUPLED), (12, FREE)]),
     (einsum_experts, [(4, COUPLED), (12, FREE)]),
-    (picked_experts, [(12, FREE)]),
+    (picked_experts, [(4, COUPLED), (12, FREE)]),
+    (scattered_gate, [(5, COUPLED), (12, FREE)]),
+    (one_hot_gate, [(5, COUPLED), (12, FREE)]),
+    (counted_experts, []),
     (shared_keys, [(2, FREE), (2, FREE), (6, FREE), (6, FREE)]),
     (rotated_pairs, [(6, FREE)]),
     (rotated_halves, [(6, FREE)]),

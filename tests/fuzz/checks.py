@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from pruneopt.analysis.axes import Axis, atoms
-from pruneopt.analysis.groups import find_groups
+from pruneopt.analysis.groups import find_groups, least_of
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.masks import Mask
 from pruneopt.backends.ort import OnnxRuntime
@@ -77,7 +77,10 @@ def _others(analysis: Analysis, groups: Sequence[Axis]) -> list[Axis]:
     """Atoms of activations that are free, too, but touch no weight, in graph order."""
     derived = analysis.seen.values
     axes = [axis for name, dims in analysis.axes.items() if name not in derived for axis in dims]
-    free = (a for axis in axes for a in atoms(axis) if not a.frozen and a.static and a.size[0] > 1)
+    least = least_of(analysis)
+    free = (
+        a for axis in axes for a in atoms(axis) if not a.frozen and a.static and a.size[0] > least.get(a, 1)
+    )
     return [a for a in dict.fromkeys(free) if a not in set(groups)]
 
 
@@ -94,20 +97,24 @@ def same_outputs(context: Context, a: Model, b: Model, feeds: Iterable[Feeds]) -
             assert worst <= limit, f"simplify changed '{name}' by {worst:.1e}"
 
 
-def draw_masks(random: Random, free: Sequence[Axis], share: float = 0.6) -> dict[Axis, Mask]:
-    """Masks of a random subset of atoms, at least one entry kept of each; never none at all."""
+def draw_masks(random: Random, subject: Subject, share: float = 0.6) -> dict[Axis, Mask]:
+    """Masks of a random subset of atoms, as many entries kept of each as must be; never none at all."""
     masks = {}
+    free, least = subject.atoms, least_of(subject.analysis)
     for axis in free:
         if random.randrange(100) < round(100 * share):
-            masks[axis] = _mask(random, axis.size[0])
+            masks[axis] = _mask(random, axis.size[0], least.get(axis, 1))
     if free and not masks:
-        masks[free[0]] = _mask(random, free[0].size[0])
+        masks[free[0]] = _mask(random, free[0].size[0], least.get(free[0], 1))
     return masks
 
 
-def _mask(random: Random, size: int) -> Mask:
+def _mask(random: Random, size: int, least: int) -> Mask:
     keep = np.zeros(size, bool)
-    for _ in range(1 + random.randrange(size - 1)):
+    keep[random.sample(range(size), least - 1)] = True
+    while keep.sum() < least:
+        keep[random.randrange(size)] = True
+    for _ in range(random.randrange(size - 1)):
         keep[random.randrange(size)] = True
     return keep
 
@@ -189,4 +196,4 @@ def check(case: Case, random: Random) -> Verdict:
     ready = subject(case)
     if not ready.atoms:
         return Verdict(0, 0, 0, False, 0.0)
-    return check_masks(case, ready, draw_masks(random, ready.atoms))
+    return check_masks(case, ready, draw_masks(random, ready))

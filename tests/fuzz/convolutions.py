@@ -78,6 +78,9 @@ def resized(b: Builder, y: Tensor, like: Tensor) -> Tensor:
         return y
     scales = np.array([1, 1, *(n / m for n, m in zip(space(like), space(y), strict=True))], np.float32)
     shape = [*y.shape[:2], *space(like)]
+    if b.opset < 10 and (scales < 1).any() and (scales <= 1).all():  # Upsample only grows
+        kernel = [m - n + 1 for n, m in zip(space(like), space(y), strict=True)]
+        return b.op("AveragePool", y, shape=shape, kernel_shape=kernel)
     if b.opset < 11:
         op = "Upsample" if b.opset < 10 else "Resize"
         return b.op(op, y, b.initializer(scales), shape=shape, mode="nearest")

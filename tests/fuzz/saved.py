@@ -19,9 +19,9 @@ def save(path: Path, case: Case, random: Random, error: Exception) -> None:
     onnx.save(case.proto, path.with_suffix(".onnx"))
     arrays = {f"feed{i}/{name}": a for i, feeds in enumerate(case.feeds) for name, a in feeds.items()}
     try:
-        free = subject(case).atoms
-        masks = draw_masks(random, free)
-        arrays |= {f"mask/{i}": masks[axis] for i, axis in enumerate(free) if axis in masks}
+        ready = subject(case)
+        masks = draw_masks(random, ready)
+        arrays |= {f"mask/{i}": masks[axis] for i, axis in enumerate(ready.atoms) if axis in masks}
     except Exception:  # it fails before there are masks
         arrays["mask/none"] = np.zeros(0, bool)
     np.savez(path.with_suffix(".npz"), allow_pickle=False, **arrays)

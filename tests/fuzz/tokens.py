@@ -215,6 +215,33 @@ def experts(b: Builder, x: Tensor) -> Tensor:
     return b.reduce("Sum", b.op("Mul", out, gate), [1], keep=False)
 
 
+def chosen_experts(b: Builder, x: Tensor) -> Tensor:
+    """The best experts' weights are looked up, or all run and the gates of the best are written into zeros."""
+    n, t, c, e, f = x.shape[0], x.shape[1], x.width(2), 4, b.pick([6, 8])
+    k = b.pick([1, 2])
+    gates = b.op("Softmax", linear(b, x, e, bias=False), axis=2)
+    gate, best = b.many("TopK", [gates, b.ints([k])], [[n, t, k]] * 2, axis=2)
+    first, second = b.weight(e, c, f, fan=c), b.weight(e, f, c, fan=f)
+    if b.chance(0.5):
+        wide = b.unsqueeze(b.unsqueeze(x, 2), 2)  # [N, T, 1, 1, C]
+        picked = b.op("Gather", first, best, shape=[n, t, k, c, f])
+        hidden = b.op("Relu", b.op("MatMul", wide, picked, shape=[n, t, k, 1, f]))
+        back = b.op("Gather", second, best, shape=[n, t, k, f, c])
+        each = b.reduce("Sum", b.op("MatMul", hidden, back, shape=[n, t, k, 1, c]), [3], keep=False)
+        return b.reduce("Sum", b.op("Mul", each, b.unsqueeze(gate, 3)), [2], keep=False)
+    zeros = b.op("Mul", gates, b.scalar(0.0))
+    written = b.op("ScatterElements", zeros, best, gate, axis=2)
+    hidden = b.op("Relu", b.op("MatMul", b.unsqueeze(x, 1), first, shape=[n, e, t, f]))
+    each = b.op("MatMul", hidden, second, shape=[n, e, t, c])
+    scale = b.unsqueeze(b.transpose(written, 0, 2, 1), 3)
+    return b.reduce("Sum", b.op("Mul", each, scale), [1], keep=False)
+
+
+def any_experts(b: Builder, x: Tensor) -> Tensor:
+    """All, or the best."""
+    return chosen_experts(b, x) if b.opset >= 11 and b.chance(0.5) else experts(b, x)
+
+
 def convolved(b: Builder, x: Tensor) -> Tensor:
     """A 1-D convolution over tokens."""
     if not isinstance(x.shape[1], int):
@@ -277,7 +304,7 @@ def negated(b: Builder, x: Tensor) -> Tensor:
 
 BLOCKS: list[Block] = [
     residual, mlp, attention, norm, fixed_width, position, activation, class_token, mixed_tokens, windows,
-    recurrent, experts, convolved, parts_of, picked, normalised, gated_by_mean, scaled_at_run_time, negated,
+    recurrent, any_experts, convolved, parts_of, picked, normalised, gated_by_mean, scaled_at_run_time, negated,
     unusual, unusual, unusual,
 ]  # fmt: skip
 

@@ -19,7 +19,7 @@ def gather(op: Op) -> None:
     known = op.constants[1]
     if known is None or not data[axis].static:
         op.equal_all(index, out[axis : axis + len(index)])
-        op.freeze([data[axis]], "rows are looked up by data")
+        op.look_up(1, data[axis], "rows are looked up by data")
     elif index and _is_run(np.asarray(known), data[axis].size[0]):
         _take(op, data[axis], out[axis], int(np.asarray(known).reshape(-1)[0]))
     else:
@@ -45,7 +45,9 @@ def gather_elements(op: Op) -> None:
     op.equal_all(index, out)
     axis = op.attr("axis", 0) % len(data)
     for dim, (x, y) in enumerate(zip(data, out, strict=True)):
-        if dim == axis or x.size != y.size:
+        if dim == axis:
+            op.look_up(1, x, "looked up by position")
+        elif x.size != y.size:
             op.freeze([x], "looked up by position")
         else:
             op.equal(x, y)
@@ -62,7 +64,9 @@ def gather_nd(op: Op) -> None:
     op.equal_all(data[:batch], index[:batch])
     op.equal_all(index[:-1], out[: len(index) - 1])
     op.equal_all(data[len(data) - tail :], out[len(out) - tail :])
-    op.freeze(data[batch : batch + depth], "looked up by position")
+    if depth == 1:
+        op.look_up(1, data[batch], "looked up by position")
+    op.freeze(data[batch : batch + depth] if depth > 1 else [], "looked up by position")
     op.freeze([index[-1]], "a list of positions")
 
 
@@ -86,22 +90,45 @@ def scatter_elements(op: Op) -> None:
     op.equal_all(index, updates)
     axis = op.attr("axis", 0) % len(data)
     for dim, (x, y) in enumerate(zip(data, updates, strict=True)):
-        if dim == axis or x.size != y.size:
+        if dim == axis:
+            op.look_up(1, x, "written by position")
+            op.freeze([y], "written by position")
+        elif x.size != y.size:
             op.freeze([x, y], "written by position")
         else:
             op.equal(x, y)
 
 
-@rule("TopK", "ArgMax", "ArgMin", "CumSum", "Hardmax")
-def ordered(op: Op) -> None:
-    """Positions along `axis` have a meaning; the other dimensions pass through."""
+@rule("TopK", "ArgMax", "ArgMin")
+def chosen(op: Op) -> None:
+    """The best entries along `axis`: their values, and where they were."""
     data = op.input(0) or []
-    axis = op.attr("axis", -1 if op.node.op in ("TopK", "Hardmax") else 0)
-    if op.node.op == "CumSum":
-        axis = (op.value("axis", 1) or [0])[0]
-    axis %= len(data)
-    op.freeze([data[axis]], "the order along it has a meaning")
+    top = op.node.op == "TopK"
+    axis = op.attr("axis", -1 if top else 0) % len(data)
+    count = (op.value("k", 1) if top else [1]) or [data[axis].size[0]]
     for out in (o for o in op.outputs if o is not None):
         keeps = len(out) == len(data)
         op.equal_all(data[:axis] + data[axis + 1 :], out[:axis] + out[axis + keeps :])
-        op.freeze(out[axis : axis + keeps], "the order along it has a meaning")
+        op.freeze(out[axis : axis + keeps], "one entry for each that was chosen")
+    op.choose(0, axis, count[0], len(op.outputs) - 1, "the best of it are chosen")
+
+
+@rule("OneHot")
+def one_hot(op: Op) -> None:
+    """`indices[:axis] + depth + indices[axis:]`."""
+    index, out = op.input(0) or [], op.outputs[0] or []
+    axis = op.attr("axis", -1) % len(out)
+    op.equal_all(index, out[:axis] + out[axis + 1 :])
+    op.parameter(2)
+    op.look_up(0, out[axis], "positions along it are values")
+    op.sizes(1, [out[axis]], scalar=not op.input(1))
+
+
+@rule("CumSum", "Hardmax")
+def ordered(op: Op) -> None:
+    """Positions along `axis` have a meaning; the other dimensions pass through."""
+    data = op.input(0) or []
+    axis = op.attr("axis", -1) if op.node.op == "Hardmax" else (op.value("axis", 1) or [0])[0]
+    axis %= len(data)
+    op.equal_all(data, op.outputs[0] or [])
+    op.freeze([data[axis]], "the order along it has a meaning")

@@ -222,7 +222,6 @@ def shape(op: Op) -> None:
     "Range",
     "EyeLike",
     "NonZero",
-    "OneHot",
     "RandomNormal",
     "RandomUniform",
     "Multinomial",
