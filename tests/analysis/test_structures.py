@@ -119,6 +119,15 @@ def picked_experts(net: Net) -> str:
     return str(net("ReduceSum", weighted, net.i(2), keepdims=0))
 
 
+def picked_by_gather_nd(net: Net) -> str:
+    """The same for one expert each, as the exporter of traced programs writes a lookup of rows."""
+    chosen = net("ArgMax", net.linear("x", 8, 4), axis=2)
+    rows = net("Unsqueeze", net("Reshape", chosen, net.i(-1)), net.i(-1))
+    data = net("Reshape", "x", net.i(-1, 1, 8))
+    hidden = net("Relu", net("MatMul", data, net("GatherND", net.w(4, 8, 12), rows)))
+    return str(net("Reshape", net("MatMul", hidden, net("GatherND", net.w(4, 12, 8), rows)), net.i(-1, 5, 8)))
+
+
 def scattered_gate(net: Net) -> str:
     """The best two of five experts get their gates written into zeros; the others' outputs count nothing."""
     gate, chosen = net("TopK", net("Softmax", net.linear("x", 8, 5)), net.i(2), outputs=2)
@@ -255,6 +264,7 @@ EXPECTED: list[tuple[Callable[[Net], str], list[tuple[int, bool]]]] = [
     (dense_experts, [(4, COUPLED), (12, FREE)]),
     (einsum_experts, [(4, COUPLED), (12, FREE)]),
     (picked_experts, [(4, COUPLED), (12, FREE)]),
+    (picked_by_gather_nd, [(4, COUPLED), (12, FREE)]),
     (scattered_gate, [(5, COUPLED), (12, FREE)]),
     (one_hot_gate, [(5, COUPLED), (12, FREE)]),
     (counted_experts, []),

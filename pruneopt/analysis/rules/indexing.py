@@ -61,6 +61,7 @@ def gather_nd(op: Op) -> None:
     batch = op.attr("batch_dims", 0)
     depth = index[-1].size[0]
     tail = len(data) - batch - depth
+    op.weights.add(0)
     op.equal_all(data[:batch], index[:batch])
     op.equal_all(index[:-1], out[: len(index) - 1])
     op.equal_all(data[len(data) - tail :], out[len(out) - tail :])
