@@ -6,7 +6,6 @@ module must run and give outputs of the same shape; whether these are the masked
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from pathlib import Path
@@ -14,15 +13,12 @@ from typing import Any
 
 import torch
 
-# timm imports torchvision, whose binary may not load next to PyTorch for CPUs: its ops are only declared.
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-for _name in ("nms", "qnms"):
-    with contextlib.suppress(RuntimeError):
-        _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+from benchmarks.torchvision_ops import declare
 
 
 def measure(name: str) -> dict[str, Any]:
     """Share of the parameters kept, and whether the module still runs."""
+    declare()
     import timm  # type: ignore[import-not-found]
     import torch_pruning as tp  # type: ignore[import-not-found]
 

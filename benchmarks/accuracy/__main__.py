@@ -4,88 +4,104 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
 
 import pruneopt as po
-from benchmarks.accuracy.task import Array, Feeds, Run, Task, distance
+from benchmarks.accuracy import table
+from benchmarks.accuracy.methods import FREE, METHODS, PEERS, Failed, prune
+from benchmarks.accuracy.table import Row
+from benchmarks.accuracy.task import Array, Run, Task, distance, moved
+from benchmarks.accuracy.tasks import TASKS, load
 from pruneopt.backends.ort import Session
+from pruneopt.model import Model
 
-TASKS = ("minilm", "ocr")
-METHODS = {
-    "default": None,
-    "default, no rotation": "width{macs=R}, repair",
-    "uniform obs + repair": "width{macs=R, criterion=obs, plan=uniform}, repair",
-    "uniform wanda + repair": "width{macs=R, criterion=wanda}, repair",
-    "uniform flap + bias": "width{macs=R, criterion=flap}, repair{ways=bias}",
-    "uniform l2 + repair": "width{macs=R, criterion=l2}, repair",
-    "uniform l2": "width{macs=R, criterion=l2}",
-}
+BASELINES = ("uniform l2", *PEERS)
 
 
-def main() -> None:
-    """Run the tasks and print a line per model, budget and method."""
+def arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
     parser.add_argument(
         "tasks", nargs="*", default=list(TASKS), choices=[*TASKS, []], metavar="TASK", help=", ".join(TASKS)
     )
-    parser.add_argument("--macs", type=float, nargs="+", default=[0.9, 0.7, 0.5])
-    parser.add_argument("--methods", nargs="+", default=["default", "uniform l2"], choices=list(METHODS))
+    parser.add_argument("--macs", type=float, nargs="*", default=[0.7, 0.5], help="shares to keep [0.7 0.5]")
+    parser.add_argument(
+        "--methods", nargs="+", default=["default", *BASELINES], choices=METHODS, metavar="METHOD",
+        help=", ".join(METHODS),
+    )  # fmt: skip
+    parser.add_argument("--free", action="store_true", help="also what goes without a budget")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "pruneopt" / "benchmarks")
-    given = parser.parse_args()
-    given.cache.mkdir(parents=True, exist_ok=True)
+    parser.add_argument(
+        "--peers", metavar="PYTHON", default=sys.executable, help="for which peers are installed"
+    )
+    parser.add_argument("--json", type=Path, metavar="ROWS.json", help="keep the figures; what it has stays")
+    parser.add_argument("--out", type=Path, metavar="TABLE.md", help="write the table there too")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the tasks, a line for each row as it is measured, then print the table."""
+    given = arguments()
+    rows = {row.key: row for row in table.known(given.json)}
+    asked: list[tuple[str, float | None]] = [(m, share) for share in given.macs for m in given.methods]
     for name in given.tasks:
-        task: Task = import_module(f"benchmarks.accuracy.{name}").task(given.cache)
-        _bench(task, given.macs, given.methods)
+        wanted = [("dense", None), *asked, *([(FREE, None)] if given.free else [])]
+        missing = [each for each in wanted if (name, *each) not in rows]
+        benches = [_Bench(fold) for fold in load(name, given.cache)] if missing else []
+        for method, share in missing:
+            row = table.mean([b.row(method, share, given.peers, given.cache) for b in benches])
+            rows[row.key] = row
+            print(row, file=sys.stderr, flush=True)
+            table.write(given.json, list(rows.values()))
+    text = table.markdown([row for row in rows.values() if row.task in given.tasks], BASELINES)
+    if given.out:
+        given.out.write_text(text + "\n")
+    print(text)
 
 
-def _bench(task: Task, shares: list[float], methods: list[str]) -> None:
-    model = po.load(task.model)
-    run = _runner(model)
-    dense = {name: [run(batch) for batch in batches] for name, batches in task.held.items()}
-    _line(task, "dense", 1.0, 0.0, dict.fromkeys(task.held, 0.0) | task.score(run))
-    for share in shares:
-        for method in methods:
-            begin = time.perf_counter()
-            try:
-                result = _prune(model, method, share, task.calibration)
-            except po.PruneoptError as error:
-                print(f"{task.name} {share} {method}: {error}", file=sys.stderr)
-                continue
-            seconds = time.perf_counter() - begin
-            run = _runner(result.model)
-            moved = {
-                n: distance(dense[n], [run(b) for b in held], task.kind) for n, held in task.held.items()
-            }
-            ratio = result.report["output"]["macs"] / result.report["input"]["macs"]
-            _line(task, method, ratio, seconds, moved | task.score(run))
+class _Bench:
+    """One task, and what its dense model makes of the held-out data."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.model = po.load(task.model)
+        run = _runner(self.model)
+        self.dense = {name: [run(batch) for batch in held] for name, held in task.held.items()}
+        self.score = task.score(run)
+
+    def row(self, method: str, share: float | None, peers: str, cache: Path) -> Row:
+        """Prune and measure."""
+        task = self.task
+        row = Row(task.name, method, share, unit=task.unit)
+        if method == "dense":
+            return replace(row, distances=dict.fromkeys(task.held, 0.0), scores=self.score)
+        try:
+            result = prune(task, self.model, method, share, peers, cache)
+        except Failed as error:
+            return replace(row, status=str(error))
+        run = _runner(result.model)
+        found = {name: [run(batch) for batch in held] for name, held in task.held.items()}
+        report = result.report
+        return replace(
+            row,
+            macs=report["output"]["macs"] / report["input"]["macs"],
+            distances={n: distance(self.dense[n], found[n], task.kind) for n in found},
+            moved=moved(*([x for each in outs.values() for x in each] for outs in (self.dense, found))),
+            scores=task.score(run),
+            latency=report["latency_ratio"],
+            seconds=report["seconds"],
+        )
 
 
-def _prune(model: po.Model, method: str, share: float, calibration: list[Feeds]) -> po.Result:
-    passes = METHODS[method]
-    if passes is None:
-        return po.prune(model, macs=share, calib=calibration, timed=False)
-    return po.prune(model, passes=passes.replace("R", str(share)), calib=calibration, timed=False)
-
-
-def _runner(model: po.Model) -> Run:
+def _runner(model: Model) -> Run:
     session = Session(model)
 
-    def run(feeds: Feeds) -> Array:
+    def run(feeds: dict[str, Array]) -> Array:
         found: Array = session.run(feeds)[session.outputs[0]]
         return found
 
     return run
-
-
-def _line(task: Task, method: str, macs: float, seconds: float, figures: dict[str, float]) -> None:
-    kind = "1-cos" if task.kind == "cosine" else "KL"
-    texts = [
-        f"{name} {kind} {value:.5f}" if name in task.held else f"{name} {value:.4f}"
-        for name, value in figures.items()
-    ]
-    print(f"{task.name:8} {method:24} MACs {macs:.3f}  {'  '.join(texts)}  {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,17 @@ def task(cache: Path) -> Task:
         _interleaved(batches(pick[:300]), batches(fresh)),
         {"sentences": batches(pick[300:600]), "words": batches(words)},
         lambda run: {"wordsim": _wordsim(run, pairs, words), "lee": _lee(run)},
+        network=_network,
     )
+
+
+def _network() -> tuple[Any, list[Any]]:
+    from safetensors.torch import load_file
+
+    from benchmarks.accuracy.bert import Encoder
+
+    net = Encoder(load_file(package() / "model.safetensors")).eval()
+    return net, [layer.down for layer in net.layers]  # the residual stream is the output
 
 
 def package() -> Path:

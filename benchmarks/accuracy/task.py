@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ class Task:
         calibration: batches that pruneopt sees.
         held: named sets of other batches, on which the output's distance to the dense model's is taken.
         score: task scores from a function that runs one batch and returns the output.
-        kind: `cosine` or `kl`, the distance.
+        kind: the distance: `cosine` and `kl` of vectors along the last dimension, `sample` for the cosine of
+            each sample's whole output.
+        network: the PyTorch module and its layers that make the outputs, for peers that prune modules.
     """
 
     name: str
@@ -34,17 +36,41 @@ class Task:
     held: dict[str, list[Feeds]]
     score: Callable[[Run], dict[str, float]]
     kind: str = "cosine"
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    network: Callable[[], tuple[Any, list[Any]]] | None = None
+
+    @property
+    def unit(self) -> str:
+        """What the distance is called."""
+        return "KL" if self.kind == "kl" else "1 - cos"
 
 
 def distance(dense: list[Array], pruned: list[Array], kind: str) -> float:
-    """Mean over the last dimension's vectors of 1 - cosine, or of the KL divergence of two distributions."""
-    a = np.concatenate([x.reshape(-1, x.shape[-1]) for x in dense]).astype(np.float64)
-    b = np.concatenate([x.reshape(-1, x.shape[-1]) for x in pruned]).astype(np.float64)
-    if kind == "cosine":
-        return float(1 - np.mean((a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))))
-    a, b = log_probabilities(a), log_probabilities(b)
-    return float(np.mean((np.exp(a) * (a - b)).sum(1)))
+    """Mean over vectors of 1 - cosine, or of the KL divergence of two distributions."""
+    total = count = 0.0
+    for a, b in zip(dense, pruned, strict=True):
+        each = _distances(_rows(a, kind), _rows(b, kind), kind)
+        total, count = total + float(each.sum()), count + len(each)
+    return total / count
+
+
+def moved(dense: list[Array], pruned: list[Array]) -> float:
+    """Relative L2 distance of all outputs together."""
+    pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(dense, pruned, strict=True)]
+    whole = sum(float(np.square(a).sum()) for a, _ in pairs)
+    return float((sum(float(np.square(a - b).sum()) for a, b in pairs) / whole) ** 0.5)
+
+
+def _rows(x: Array, kind: str) -> Array:
+    return x.reshape(len(x) if kind == "sample" else -1, -1 if kind == "sample" else x.shape[-1]).astype(
+        np.float64
+    )
+
+
+def _distances(a: Array, b: Array, kind: str) -> Array:
+    if kind == "kl":
+        a, b = log_probabilities(a), log_probabilities(b)
+        return np.asarray((np.exp(a) * (a - b)).sum(1))
+    return np.asarray(1 - (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)))
 
 
 def log_probabilities(x: Array) -> Array:

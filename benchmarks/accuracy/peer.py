@@ -1,0 +1,116 @@
+"""`python -m benchmarks.accuracy.peer PEER TASK SHARE OUT.onnx`: another tool prunes a task's model to a share.
+
+The ratio that the tool takes is found by bisection, because no tool but this one takes a budget.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.accuracy.task import Task
+from benchmarks.accuracy.tasks import load
+
+STEPS = 8
+
+
+def main() -> None:
+    """Write the pruned model, or end with one line that says why there is none."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy.peer", description=__doc__)
+    parser.add_argument("peer", choices=["Torch-Pruning", "onnxsim"])
+    parser.add_argument("task")
+    parser.add_argument("share", type=float)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--cache", type=Path, required=True)
+    given = parser.parse_args()
+    prune = torch_pruning if given.peer == "Torch-Pruning" else onnxsim
+    prune(load(given.task, given.cache)[0], given.share, given.out)
+
+
+def bisect(make: Callable[[float], tuple[Any, float]], share: float) -> Any:
+    """What `make` gives at the smallest pruning ratio at which its share of the MACs is `share` or less."""
+    low, high, best = 0.0, 0.95, None
+    for _ in range(STEPS):
+        ratio = (low + high) / 2
+        made, kept = make(ratio)
+        if kept <= share:
+            best, high = made, ratio
+        else:
+            low = ratio
+    if best is None:
+        raise SystemExit(f"cannot reach {share:g} of the MACs; {kept:.2f} at the most")
+    return best
+
+
+def torch_pruning(task: Task, share: float, out: Path) -> None:
+    """Torch-Pruning: L2 norms of coupled groups, the same ratio everywhere; nothing is said but which layers stay."""
+    import torch
+    import torch_pruning as tp  # type: ignore[import-not-found]
+
+    if task.network is None:
+        raise SystemExit("there is no PyTorch module of this model")
+    net, heads = task.network()
+    feeds = task.calibration[0]
+    example = tuple(torch.from_numpy(array[:2]) for array in feeds.values())
+    dense, _ = tp.utils.count_ops_and_params(net, example)
+
+    def make(ratio: float) -> tuple[Any, float]:
+        pruned, kept = copy.deepcopy((net, heads))
+        importance = tp.importance.GroupMagnitudeImportance(p=2)
+        tp.pruner.BasePruner(
+            pruned, example, importance=importance, pruning_ratio=ratio, ignored_layers=kept
+        ).step()
+        macs, _ = tp.utils.count_ops_and_params(pruned, example)
+        return pruned, macs / dense
+
+    pruned = bisect(make, share)
+    with torch.no_grad():
+        if pruned(*example).shape != net(*example).shape:
+            raise SystemExit("the outputs' shape has changed")
+    names = list(feeds)
+    torch.onnx.export(
+        pruned,
+        example,
+        str(out),
+        dynamo=True,
+        opset_version=18,
+        external_data=False,
+        input_names=names,
+        dynamic_shapes=tuple({0: torch.export.Dim("batch", min=1, max=512)} for _ in names),
+    )
+
+
+def onnxsim(task: Task, share: float, out: Path) -> None:
+    """onnxsim: its structured Wanda on the calibration data, on channels and heads."""
+    import onnx
+    import onnxsim as sim  # type: ignore[import-not-found]
+
+    import pruneopt as po
+
+    simple, _ = sim.simplify(onnx.load(task.model))
+    dense = _macs(po.load(task.model))
+
+    def make(ratio: float) -> tuple[Any, float]:
+        made = sim.apply_structured_pruning(simple, sparsity=ratio)
+        made = sim.apply_attention_head_pruning(made, sparsity=ratio)
+        onnx.save(made, out)
+        return made, _macs(po.load(out)) / dense
+
+    try:
+        onnx.save(bisect(make, share), out)
+    except SystemExit:
+        out.unlink()
+        raise
+
+
+def _macs(model: Any) -> float:
+    import pruneopt as po
+
+    return float(po.compare(model, model)["input"]["macs"])
+
+
+if __name__ == "__main__":
+    main()
