@@ -1,9 +1,19 @@
 """pruneopt: the pruning pass of a graph compiler."""
 
-from pruneopt.api import compare, inspect, load, prune
+from pruneopt.api import compare, from_torch, inspect, load, prune
 from pruneopt.errors import PruneoptError, UsageError
 
-__all__ = ["Model", "PruneoptError", "Result", "UsageError", "compare", "inspect", "load", "prune"]
+__all__ = [
+    "Model",
+    "PruneoptError",
+    "Result",
+    "UsageError",
+    "compare",
+    "from_torch",
+    "inspect",
+    "load",
+    "prune",
+]
 
 __version__ = "0.1.0"
 

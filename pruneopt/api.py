@@ -33,6 +33,37 @@ def load(path: str | Path) -> Model:
     return Model.load(path)
 
 
+def to_torch(model: Model, outputs: Sequence[str] | None = None, trainable: Sequence[str] = ()) -> Any:
+    """See `Model.to_torch`."""
+    from pruneopt.backends.torch import to_torch
+
+    return to_torch(model, outputs, trainable)
+
+
+def from_torch(
+    module: Any, example_inputs: Any = None, *, dynamic_shapes: Any = None, opset: int | None = None
+) -> Model:
+    """A PyTorch module as a model; one that came from `Model.to_torch` goes back with the weights that it has now.
+
+    Args:
+        module: any `torch.nn.Module` that `torch.export` takes, an `ExportedProgram`, or what `to_torch` made.
+        example_inputs: a tuple of arguments or a dict of keyword arguments; not needed for the last two.
+        dynamic_shapes: which dimensions vary, as `torch.export.export` wants it.
+        opset: the operator set to export for; the exporter's own by default.
+
+    Raises:
+        UsageError: example inputs are missing.
+        PruneoptError: PyTorch is not installed, or the module cannot be exported.
+    """
+    from pruneopt.backends.torch import from_graph_module, is_ours
+
+    if example_inputs is None and is_ours(module):
+        return from_graph_module(module)
+    from pruneopt.frontends.fx import from_module
+
+    return from_module(module, example_inputs, dynamic_shapes, opset)
+
+
 def prune(
     model: Model,
     *,
@@ -94,7 +125,6 @@ def _passes(
     passes: Sequence[Pass] | None,
 ) -> Sequence[Pass]:
     from pruneopt.passes.repair import Repair
-    from pruneopt.passes.rotate import Rotate
     from pruneopt.passes.tolerance import Tolerance
     from pruneopt.passes.width import Width
 
@@ -106,8 +136,8 @@ def _passes(
     if passes is not None:
         return passes
     if budgets:
-        return (Rotate(), Width(**budgets), Repair())
-    return (Rotate(), Tolerance(0.01 if tolerance is None else tolerance), Repair())
+        return (Width(**budgets), Repair())
+    return (Tolerance(0.01 if tolerance is None else tolerance), Repair())
 
 
 def inspect(model: Model, keep: Sequence[str] = ()) -> Inspection:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,16 @@ class Model:
         header = onnx.ModelProto()
         header.CopyFrom(self.header)
         return Model(Cloner().graph(self.graph), header, self.path, self.sources)
+
+    def to_torch(self, outputs: Sequence[str] | None = None, trainable: Sequence[str] = ()) -> Any:
+        """The model as a `torch.fx.GraphModule` that can be trained; `pruneopt.from_torch` brings it back.
+
+        `outputs` names tensors to return instead of the model's outputs, `trainable` has glob patterns of
+        scalars that learn. Raises PruneoptError where an op is not known in PyTorch.
+        """
+        from pruneopt import api
+
+        return api.to_torch(self, outputs, trainable)
 
     @property
     def inputs(self) -> list[gs.Variable]:

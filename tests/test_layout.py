@@ -35,6 +35,7 @@ PUBLIC = {
     "Result",
     "UsageError",
     "compare",
+    "from_torch",
     "inspect",
     "load",
     "prune",

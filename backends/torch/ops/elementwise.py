@@ -1,0 +1,320 @@
+"""Ops that treat every element alike, operands broadcast against each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pruneopt.backends.torch.table import op, ops
+from pruneopt.backends.torch.values import Setting, dtype_of, number, together
+
+ops(
+    {
+        "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh,
+        "Atan": torch.atan, "Atanh": torch.atanh, "BitwiseNot": torch.bitwise_not, "Ceil": torch.ceil,
+        "Cos": torch.cos, "Cosh": torch.cosh, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor,
+        "IsNaN": torch.isnan, "Log": torch.log, "Neg": torch.neg, "Not": torch.logical_not,
+        "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": torch.round, "Sigmoid": torch.sigmoid,
+        "Sign": torch.sign, "Sin": torch.sin, "Sinh": torch.sinh, "Sqrt": torch.sqrt, "Tan": torch.tan,
+        "Tanh": torch.tanh,
+    }
+)  # fmt: skip
+
+
+@op("Identity")
+def identity(x: Any) -> Any:
+    """The value itself."""
+    return x
+
+
+@op("Add")
+def add(a: Tensor, b: Tensor) -> Tensor:
+    """a + b."""
+    a, b = together(a, b)
+    return a + b
+
+
+@op("Sub")
+def sub(a: Tensor, b: Tensor) -> Tensor:
+    """a - b."""
+    a, b = together(a, b)
+    return a - b
+
+
+@op("Mul")
+def mul(a: Tensor, b: Tensor) -> Tensor:
+    """a * b."""
+    a, b = together(a, b)
+    return a * b
+
+
+@op("Div")
+def div(a: Tensor, b: Tensor) -> Tensor:
+    """a / b; integers are divided towards zero."""
+    a, b = together(a, b)
+    return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+@op("Mod")
+def mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
+    """The remainder: with the sign of b, or of a where `fmod`."""
+    a, b = together(a, b)
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+
+
+@op("Pow")
+def power(a: Tensor, b: Tensor) -> Tensor:
+    """a to the power of b, in the type of a."""
+    a, b = together(a, b)
+    return torch.pow(a, b).to(a.dtype)
+
+
+@op("And")
+def logical_and(a: Tensor, b: Tensor) -> Tensor:
+    """Both."""
+    return torch.logical_and(*together(a, b))
+
+
+@op("Or")
+def logical_or(a: Tensor, b: Tensor) -> Tensor:
+    """At least one."""
+    return torch.logical_or(*together(a, b))
+
+
+@op("Xor")
+def logical_xor(a: Tensor, b: Tensor) -> Tensor:
+    """Exactly one."""
+    return torch.logical_xor(*together(a, b))
+
+
+@op("Equal")
+def equal(a: Tensor, b: Tensor) -> Tensor:
+    """a == b."""
+    return torch.eq(*together(a, b))
+
+
+@op("Greater")
+def greater(a: Tensor, b: Tensor) -> Tensor:
+    """a > b."""
+    return torch.gt(*together(a, b))
+
+
+@op("GreaterOrEqual")
+def greater_or_equal(a: Tensor, b: Tensor) -> Tensor:
+    """a >= b."""
+    return torch.ge(*together(a, b))
+
+
+@op("Less")
+def less(a: Tensor, b: Tensor) -> Tensor:
+    """a < b."""
+    return torch.lt(*together(a, b))
+
+
+@op("LessOrEqual")
+def less_or_equal(a: Tensor, b: Tensor) -> Tensor:
+    """a <= b."""
+    return torch.le(*together(a, b))
+
+
+@op("Where")
+def where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a where the condition holds, else b."""
+    result: Tensor = torch.where(*together(condition, a, b))
+    return result
+
+
+@op("Max")
+def maximum(first: Tensor, *others: Tensor) -> Tensor:
+    """The largest of all operands."""
+    first, *rest = together(first, *others)
+    for each in rest:
+        first = torch.maximum(first, each)
+    return first
+
+
+@op("Min")
+def minimum(first: Tensor, *others: Tensor) -> Tensor:
+    """The smallest of all operands."""
+    first, *rest = together(first, *others)
+    for each in rest:
+        first = torch.minimum(first, each)
+    return first
+
+
+@op("Sum")
+def total(first: Tensor, *others: Tensor) -> Tensor:
+    """The sum of all operands."""
+    first, *rest = together(first, *others)
+    for each in rest:
+        first = first + each
+    return first
+
+
+@op("Mean")
+def mean(*terms: Tensor) -> Tensor:
+    """The mean of all operands."""
+    return total(*terms) / len(terms)
+
+
+@op("BitShift")
+def bit_shift(a: Tensor, b: Tensor, *, direction: str) -> Tensor:
+    """a shifted by b bits."""
+    a, b = together(a, b)
+    return a << b if direction == "LEFT" else a >> b
+
+
+@op("BitwiseAnd")
+def bitwise_and(a: Tensor, b: Tensor) -> Tensor:
+    """Bits in both."""
+    return torch.bitwise_and(*together(a, b))
+
+
+@op("BitwiseOr")
+def bitwise_or(a: Tensor, b: Tensor) -> Tensor:
+    """Bits in one of both."""
+    return torch.bitwise_or(*together(a, b))
+
+
+@op("BitwiseXor")
+def bitwise_xor(a: Tensor, b: Tensor) -> Tensor:
+    """Bits in exactly one."""
+    return torch.bitwise_xor(*together(a, b))
+
+
+@op("Cast")
+def cast(x: Tensor, *, to: Any, saturate: int = 1, round_mode: str = "up") -> Tensor:
+    """x in another element type; floats are cut towards zero."""
+    dtype = dtype_of(to)
+    if saturate and dtype in (torch.float8_e4m3fn, torch.float8_e5m2) and x.is_floating_point():
+        x = x.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)  # PyTorch overflows to NaN or infinity
+    return x.to(dtype)
+
+
+@op("CastLike")
+def cast_like(x: Tensor, like: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
+    """x in the element type of `like`."""
+    return x.to(like.dtype)
+
+
+@op("Clip", settings=(1, 2))
+def clip(x: Tensor, min: Setting = None, max: Setting = None) -> Tensor:
+    """x within bounds; the upper one wins."""
+    low = None if min is None else number(min)
+    high = None if max is None else number(max)
+    return x if low is None and high is None else torch.clamp(x, low, high)
+
+
+@op("IsInf")
+def is_inf(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
+    """Where x is infinite, on the sides asked for."""
+    found = torch.zeros_like(x, dtype=torch.bool)
+    if detect_negative:
+        found = found | torch.isneginf(x)
+    return found | torch.isposinf(x) if detect_positive else found
+
+
+@op("Elu")
+def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """alpha (exp x - 1) below zero."""
+    return F.elu(x, alpha)
+
+
+@op("Celu")
+def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """alpha (exp(x / alpha) - 1) below zero."""
+    return F.celu(x, alpha)
+
+
+@op("Selu")
+def selu(x: Tensor, *, alpha: float = 1.6732632423543772, gamma: float = 1.0507009873554805) -> Tensor:
+    """gamma alpha (exp x - 1) below zero, gamma x above."""
+    return gamma * F.elu(x, alpha)
+
+
+@op("LeakyRelu")
+def leaky_relu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
+    """alpha x below zero."""
+    return F.leaky_relu(x, alpha)
+
+
+@op("PRelu")
+def prelu(x: Tensor, slope: Tensor) -> Tensor:
+    """slope x below zero, the slope broadcast to x."""
+    x, slope = together(x, slope)
+    return torch.where(x < 0, x * slope, x)
+
+
+@op("ThresholdedRelu")
+def thresholded_relu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """x above alpha, else zero."""
+    return F.threshold(x, alpha, 0.0)
+
+
+@op("HardSigmoid")
+def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
+    """alpha x + beta within 0 and 1."""
+    return torch.clamp(alpha * x + beta, 0, 1)
+
+
+@op("HardSwish")
+def hard_swish(x: Tensor) -> Tensor:
+    """x times its hard sigmoid of slope 1/6."""
+    return F.hardswish(x)
+
+
+@op("Gelu")
+def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
+    """x times the normal distribution function of x, or its tanh approximation."""
+    return F.gelu(x, approximate=approximate)
+
+
+@op("Mish")
+def mish(x: Tensor) -> Tensor:
+    """x tanh(softplus x)."""
+    return F.mish(x)
+
+
+@op("Swish")
+def swish(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """x sigmoid(alpha x)."""
+    return x * torch.sigmoid(alpha * x)
+
+
+@op("Softplus")
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp x)."""
+    return F.softplus(x)
+
+
+@op("Softsign")
+def softsign(x: Tensor) -> Tensor:
+    """x / (1 + |x|)."""
+    return F.softsign(x)
+
+
+@op("Shrink")
+def shrink(x: Tensor, *, bias: float = 0.0, lambd: float = 0.5) -> Tensor:
+    """x moved towards zero by the bias, and zero within lambd of it."""
+    return torch.where(x < -lambd, x + bias, torch.where(x > lambd, x - bias, torch.zeros_like(x)))
+
+
+@op("Dropout", settings=(1, 2), several=True)
+def dropout(
+    x: Tensor,
+    ratio: Setting = 0.5,
+    training_mode: Setting = False,
+    *,
+    seed: int = 0,
+    training: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """x, or where the module trains x with a share of its entries zero; and which entries are kept."""
+    share = 0.5 if ratio is None else float(number(ratio))
+    drops = training or bool(training_mode is not None and number(training_mode))
+    if not drops or share == 0:
+        return x, torch.ones_like(x, dtype=torch.bool)
+    keep = torch.rand_like(x) >= share
+    return x * keep / (1 - share), keep
