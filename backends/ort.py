@@ -70,8 +70,9 @@ class Session:
         """Output name -> array (a list of arrays for a sequence, None for an absent optional).
 
         bfloat16 and float8 tensors go in and out as `ml_dtypes` arrays. Raises `PruneoptError` where the
-        model refuses the feeds.
+        model refuses the feeds. Feeds may hold more than the model takes: a pass may have dropped an input.
         """
+        feeds = {name: array for name, array in feeds.items() if name in self._types}
         try:
             found = self._run_foreign(feeds) if self._foreign else self._session.run(self.outputs, feeds)
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes

@@ -70,6 +70,7 @@ class Context:
         progress: told what happens, a line at a time.
         original: the model that the user gave.
         claim: that of the pass that made the current model, where it made one.
+        dropped: inputs and outputs of the original that passes were allowed to take away.
     """
 
     backend: Backend
@@ -81,6 +82,7 @@ class Context:
     progress: Progress = lambda text: None
     original: Model | None = None
     claim: Claim | None = None
+    dropped: set[str] = field(default_factory=set)
     _made_of: dict[tuple[int, int], tuple[Model, dict[str, Array]]] = field(default_factory=dict)
     _made: dict[Hashable, Any] = field(default_factory=dict)
     _seen: dict[int, tuple[Model, Observation]] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pruneopt.errors import UsageError
 from pruneopt.passes.base import Pass
+from pruneopt.passes.depth import Depth
 from pruneopt.passes.merge import Merge
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
@@ -24,6 +25,7 @@ PASSES: dict[str, type[Any]] = {
     "simplify": Simplify,
     "unmerge": Unmerge,
     "width": Width,
+    "depth": Depth,
     "rotate": Rotate,
     "repair": Repair,
     "merge": Merge,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -31,20 +31,20 @@ class Verify:
             PruneoptError: the signature differs from the original's, or the runtime refuses the model.
         """
         original = context.original or model
-        check_signature(original, model)
+        check_signature(original, model, context.dropped)
         check_loads(original, model, context)
         batches = list(context.calibration) or list(context.feeds)
         moved = fidelity(context, original, model, batches)
         return Outcome(model, {"fidelity": moved, "calibrated": bool(context.calibration)})
 
 
-def check_signature(original: Model, model: Model) -> None:
-    """Names, order, types and dimensions of inputs and outputs must be the same."""
+def check_signature(original: Model, model: Model, dropped: Collection[str] = ()) -> None:
+    """Names, order, types and dimensions of inputs and outputs must be the same, without the `dropped` ones."""
     for what, before, after in (
         ("inputs", original.graph.inputs, model.graph.inputs),
         ("outputs", original.graph.outputs, model.graph.outputs),
     ):
-        if [_ends(t) for t in before] != [_ends(t) for t in after]:
+        if [_ends(t) for t in before if t.name not in dropped] != [_ends(t) for t in after]:
             raise PruneoptError(
                 f"the {what} of the rewritten model differ from the original's; nothing was written"
             )
@@ -76,7 +76,7 @@ def fidelity(
     sums: dict[str, _Sums] = {}
     for expected, found in _pairs(context, original, model, batches):
         for name, value in expected.items():
-            if isinstance(value, np.ndarray) and value.dtype.kind in "fV" and value.size:
+            if name in found and isinstance(value, np.ndarray) and value.dtype.kind in "fV" and value.size:
                 sums.setdefault(name, _Sums()).add(value.astype(np.float64), found[name].astype(np.float64))
     return {name: total.figures() for name, total in sums.items()}
 

@@ -1,0 +1,5 @@
+"""Removes depth: residual blocks and whole layers."""
+
+from pruneopt.passes.depth.depth import Depth
+
+__all__ = ["Depth"]

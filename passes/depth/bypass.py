@@ -1,0 +1,85 @@
+"""The rewrite: what reads a block's exit reads its entry, and what is dead then goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.blocks import Block, Blocks, bypass_of
+from pruneopt.analysis.lengths import Told
+from pruneopt.model import Model
+from pruneopt.passes.exact.identities import drop_dead, replace
+from pruneopt.passes.rewriting.names import Names
+from pruneopt.passes.rewriting.shrink import twins
+
+
+def bypass(blocks: Blocks, dropped: Sequence[Block]) -> Model:
+    """A copy of the analysed model without the dropped blocks.
+
+    Inputs and outputs of the graph that serve the dropped blocks alone go with them.
+    """
+    model = blocks.analysis.model.copy()
+    graph, names = model.graph, Names(model.graph)
+    _tell_shapes(model, blocks, blocks.removed(dropped), names)
+    tensors = {t.name: t for t in (*graph.inputs, *(t for n in graph.nodes for t in n.outputs))}
+    around = bypass_of(dropped)
+    for block in dropped:
+        _put(graph, tensors[block.exit], tensors[target(block.exit, around)], names)
+    sides = {name for block in dropped for name in block.sides}
+    graph.outputs = [t for t in graph.outputs if t.name not in sides]
+    drop_dead(graph)
+    unused = {name for block in dropped for name in block.inputs}
+    gone = unused if sides else set()  # without a change of the outputs the signature stays
+    graph.inputs = [t for t in graph.inputs if t.name not in gone or t.outputs]
+    return model
+
+
+def target(name: str, around: dict[str, str]) -> str:
+    """What is read in place of a tensor in the end: entries of dropped blocks may be exits of dropped blocks."""
+    while name in around:
+        name = around[name]
+    return name
+
+
+def _put(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor, names: Names) -> None:
+    """`new` in place of `old` for every reader; an output of the graph keeps its name."""
+    replace(old, new)
+    for body in graph.subgraphs(recursive=True):
+        body.outputs = [new if t is old else t for t in body.outputs]
+    if any(t is old for t in graph.outputs):
+        maker = old.inputs[0]
+        spare = gs.Variable(names.new(f"{old.name}_dropped"), old.dtype)
+        maker.outputs = [spare if t is old else t for t in maker.outputs]
+        graph.nodes.append(gs.Node("Identity", names.new(f"{old.name}_kept"), {}, [new], [old]))
+
+
+def _tell_shapes(model: Model, blocks: Blocks, removed: set[int], names: Names) -> None:
+    """Shapes of tensors that go are read off the model's inputs."""
+    flow, twin = blocks.flow, twins(blocks.analysis.model, model)
+    inputs = {t.name: t for t in model.graph.inputs}
+    places = {id(node): i for i, node in enumerate(flow.nodes)}
+    for told in blocks.told:
+        source = told.node.inputs[0].name
+        if flow.maker.get(source) in removed and places[id(told.node)] not in removed:
+            _retell(model.graph, twin[id(told.node)], told, inputs, names)
+
+
+def _retell(graph: gs.Graph, node: gs.Node, told: Told, inputs: dict[str, gs.Tensor], names: Names) -> None:
+    """Shape(t) -> Concat of sizes, each a constant or an entry of the Shape of an input."""
+    out = node.outputs[0]
+    fresh, parts = [], []
+    for source in told.sources:
+        if isinstance(source, int):
+            parts.append(gs.Constant(names.new(f"{out.name}_size"), np.array([source], np.int64)))
+            continue
+        shape, part = (gs.Variable(names.new(f"{out.name}_{what}"), np.int64) for what in ("of", "part"))
+        at = gs.Constant(names.new(f"{out.name}_at"), np.array([source[1]], np.int64))
+        fresh.append(gs.Node("Shape", shape.name, {}, [inputs[source[0]]], [shape]))
+        fresh.append(gs.Node("Gather", part.name, {"axis": 0}, [shape, at], [part]))
+        parts.append(part)
+    node.outputs = [gs.Variable(names.new(f"{out.name}_old"), out.dtype)]
+    fresh.append(gs.Node("Concat", names.new(f"{out.name}_told"), {"axis": 0}, parts, [out]))
+    place = next(i for i, each in enumerate(graph.nodes) if each is node)
+    graph.nodes[place:place] = fresh

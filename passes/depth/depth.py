@@ -1,0 +1,200 @@
+"""Removes depth: residual blocks, whole layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pruneopt.analysis.blocks import Block, Blocks, outermost
+from pruneopt.analysis.infer import analyse
+from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.model import Model
+from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.depth.bypass import bypass
+from pruneopt.passes.depth.criteria import find_criterion
+from pruneopt.passes.depth.select import Costs, Goal, by_score, greedy
+from pruneopt.passes.depth.study import Study
+from pruneopt.passes.depth.switches import Bypassed
+from pruneopt.passes.statistics.stream import hold_out, split_batches
+
+FORWARDS = 12.0  # passes over the calibration set that all trials together may take
+FEWEST = 4  # batches that a trial runs on at least
+PARTS = ("all", "encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class Depth:
+    """Bypass blocks: structure, score, amount, rewrite.
+
+    Attributes:
+        ratio: share of the layers kept; or `drop`, `blocks`, or one or both of the budgets.
+        drop: number of layers that go.
+        blocks: names of the blocks that go, joined by `+`, as `pruneopt inspect` prints them.
+        macs: share of the multiply-accumulates to keep at most.
+        params: share of the parameters to keep at most.
+        criterion: name of the score (`passes.depth.criteria`); `greedy` by default.
+        unit: `layer`, or `block` for its sub-layers each by itself; budgets choose among blocks by default.
+        part: `encoder` or `decoder` of a model that has both: a decoder is what reads another stream's end.
+        cache: blocks that feed outputs of their own (key-value caches) may go, and these outputs and inputs with them.
+        only: glob pattern of block names, or of names of tensors or nodes inside.
+    """
+
+    ratio: float | None = None
+    drop: int | None = None
+    blocks: str | None = None
+    macs: float | None = None
+    params: float | None = None
+    criterion: str | None = None
+    unit: str | None = None
+    part: str = "all"
+    cache: bool = False
+    only: str = "*"
+
+    def __post_init__(self) -> None:
+        for name in ("ratio", "macs", "params"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise UsageError(f"depth: {name}={value:g} is not in (0, 1]; it is the share to keep")
+        if self.drop is not None and self.drop < 0:
+            raise UsageError(f"depth: drop={self.drop} is not a number of layers")
+        if self.part not in PARTS:
+            raise UsageError(f"depth: there is no part '{self.part}'; choose from {', '.join(PARTS)}")
+        if self.unit not in (None, "layer", "block"):
+            raise UsageError(f"depth: there is no unit '{self.unit}'; choose layer or block")
+        ways = [self.ratio is not None, self.drop is not None, self.blocks is not None, bool(self.budgets)]
+        if sum(ways) != 1:
+            raise UsageError(
+                "depth: say how much goes, with one of ratio, drop, blocks or a budget (macs, params)"
+            )
+        find_criterion(self.criterion or "greedy")
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """The budgets that are set."""
+        return {n: getattr(self, n) for n in ("macs", "params") if getattr(self, n) is not None}
+
+    def run(self, model: Model, context: Context) -> Outcome:
+        """Find the blocks, score them, bypass the cheapest; the claim says which.
+
+        Raises:
+            PruneoptError: nothing can be removed, or not as much as was asked for.
+        """
+        blocks = Blocks(analyse(model, context.observation(model)))
+        if self.blocks is not None:
+            return self._rewrite(blocks, self._named(blocks, context), context, {})
+        units = self.candidates(blocks, context)
+        goal = self._goal(len(units), blocks)
+        study = Study(blocks, units, context, _batches(context, len(units)))
+        dropped, entry = self._choose(study, goal)
+        return self._rewrite(blocks, dropped, context, entry | _data(context))
+
+    def candidates(self, blocks: Blocks, context: Context) -> list[Block]:
+        """The blocks that may go.
+
+        Raises:
+            PruneoptError: there are none; the message says what stands against those that were found.
+        """
+        unit = self.unit or ("block" if self.budgets else "layer")
+        wanted = [b for b in blocks.units(unit) if self._wants(b, blocks)]
+        free = [b for b in wanted if not self._objection(b, blocks, context)]
+        if free:
+            return free
+        if not blocks.all():
+            raise PruneoptError(
+                "depth: the model has no residual block: nothing leads around any of its layers"
+            )
+        if not wanted:
+            raise PruneoptError(
+                f"depth: no block matches; there are {', '.join(b.name for b in blocks.all()[:9])}"
+            )
+        first = wanted[0]
+        raise PruneoptError(f"depth: {first.name} cannot go: {self._objection(first, blocks, context)}")
+
+    def _wants(self, block: Block, blocks: Blocks) -> bool:
+        if self.part != "all" and (block.name.partition(".")[0] in blocks.decoder) != (
+            self.part == "decoder"
+        ):
+            return False
+        return any(fnmatchcase(name, self.only) for name in (block.name, *blocks.names(block)))
+
+    def _objection(self, block: Block, blocks: Blocks, context: Context) -> str:
+        """Why a block has to stay, or nothing."""
+        if block.refused:
+            return block.refused
+        if block.sides and not self.cache:
+            return f"it makes the model's output '{block.sides[0]}'; cache=true lets that go, too"
+        kept = [n for n in blocks.names(block) for pattern in context.keep if fnmatchcase(n, pattern)]
+        return f"'{kept[0]}' is kept as asked" if kept else ""
+
+    def _named(self, blocks: Blocks, context: Context) -> list[Block]:
+        known = {b.name: b for b in blocks.all()}
+        found = []
+        for name in (self.blocks or "").split("+"):
+            if name not in known:
+                raise UsageError(f"depth: there is no block '{name}'; there are {', '.join(known) or 'none'}")
+            if objection := self._objection(known[name], blocks, context):
+                raise PruneoptError(f"depth: {name} cannot go: {objection}")
+            found.append(known[name])
+        return list(dict.fromkeys(found))
+
+    def _goal(self, count: int, blocks: Blocks) -> Goal:
+        if self.ratio is not None:
+            return Goal(round((1 - self.ratio) * count), {})
+        return Goal(self.drop, self.budgets)
+
+    def _choose(self, study: Study, goal: Goal) -> tuple[list[Block], dict[str, Any]]:
+        """The blocks to drop, and what the report says of the choice."""
+        name, costs = self.criterion or "greedy", Costs(study.blocks)
+        study.context.progress(f"score {len(study.units)} blocks ({name})")
+        if name == "greedy":
+            dropped, curve = greedy(study.units, study.damage, goal, costs)
+            steps = [{"block": block, "damage": damage} for block, damage in curve]
+            return dropped, {"criterion": name, "curve": steps}
+        scores = find_criterion(name)(study)
+        dropped = by_score(study.units, scores, goal, costs)
+        return dropped, {"criterion": name, "scores": scores}
+
+    def _rewrite(
+        self, blocks: Blocks, dropped: Sequence[Block], context: Context, entry: dict[str, Any]
+    ) -> Outcome:
+        model, costs = blocks.analysis.model, Costs(blocks)
+        dropped = sorted(outermost(dropped), key=lambda b: blocks.flow.maker[b.exit])
+        listed = [
+            {"name": b.name, "entry": b.entry, "exit": b.exit, "macs": costs.saved("macs", [b])}
+            for b in dropped
+        ]
+        entry = {"dropped": listed, "macs": 1 - costs.saved("macs", dropped), **entry}
+        if not dropped:
+            return Outcome(model, entry)
+        small = bypass(blocks, dropped)
+        ends = _gone(model, small)
+        context.dropped.update(ends)
+        if ends:
+            entry["signature"] = sorted(ends)
+        return Outcome(small, entry, Bypassed(blocks, dropped))
+
+
+def _gone(before: Model, after: Model) -> set[str]:
+    """Names of the inputs and outputs that a rewrite took away."""
+    ends = ({t.name for t in (*m.graph.inputs, *m.graph.outputs)} for m in (before, after))
+    first, second = ends
+    return first - second
+
+
+def _batches(context: Context, units: int) -> Sequence[Any]:
+    """As many batches as the trials have time for."""
+    if not context.calibration:
+        return context.feeds
+    fit, _ = hold_out(split_batches(context.calibration))
+    trials = units * (units + 1) / 2 / 2
+    return fit[: max(FEWEST, int(FORWARDS * len(fit) / max(trials, 1)))]
+
+
+def _data(context: Context) -> dict[str, Any]:
+    if context.calibration:
+        return {}
+    note = "the blocks were scored on synthetic inputs, not on real data; give --calib"
+    context.progress(note)
+    return {"note": note}

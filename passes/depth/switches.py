@@ -1,0 +1,132 @@
+"""The whole model with a switch at each block: nothing is removed, and any subset can be bypassed.
+
+Built without the rewrite: where a block only adds to its entry, its addends become zeros; elsewhere the entry is
+selected in the exit's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.blocks import Block, Blocks
+from pruneopt.analysis.observe import Feeds
+from pruneopt.model import Model
+from pruneopt.passes.rewriting.names import Names
+
+Replacement = Callable[["Inserter", gs.Tensor, Block], gs.Tensor]
+Switch = Callable[[Block], gs.Tensor]
+
+
+@dataclass(frozen=True)
+class Bypassed:
+    """The claim that a rewrite equals the whole model with these blocks switched off.
+
+    Attributes:
+        blocks: of the model before the rewrite.
+        dropped: the blocks that went.
+        replacement: what stands in a block's place, computed from its entry; by default the entry itself.
+    """
+
+    blocks: Blocks
+    dropped: Sequence[Block]
+    replacement: Replacement | None = None
+
+    def references(self) -> Iterator[tuple[Model, Feeds]]:
+        """The whole model, switched, for every observed input size."""
+        yes = gs.Constant(Names(self.blocks.analysis.model.graph).new("pruneopt_off"), np.array(True))
+        model = switched(self.blocks, self.dropped, lambda block: yes, self.replacement)
+        for feeds in self.blocks.analysis.seen.feeds:
+            yield model, feeds
+
+    def count(self) -> int:
+        """Number of blocks that went."""
+        return len(self.dropped)
+
+    def kept(self, name: str, array: npt.NDArray[Any], run: int) -> npt.NDArray[Any] | None:
+        """Inner tensors stay as they are; nothing is said of shape arithmetic."""
+        known = name in self.blocks.analysis.seen.values
+        return None if known or array.dtype.kind not in "fV" else array
+
+
+def switched(
+    blocks: Blocks, off: Iterable[Block], switch: Switch, replacement: Replacement | None = None
+) -> Model:
+    """A copy of the analysed model in which each block of `off` is bypassed where its switch is true.
+
+    Args:
+        blocks: of the model.
+        off: blocks to put a switch at; they may overlap.
+        switch: the boolean scalar of a block.
+        replacement: what stands in a block's place.
+    """
+    insert = Inserter(blocks)
+    for block in off:
+        if block.branches and replacement is None:
+            for total, addend in block.branches:
+                insert.silence(total, addend, switch(block))
+        else:
+            insert.select(block, switch(block), replacement)
+    return insert.finish()
+
+
+class Inserter:
+    """Puts nodes around those of a copy."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.flow = blocks.flow
+        self.model = blocks.analysis.model.copy()
+        self.names = Names(self.model.graph)
+        self.nodes: list[gs.Node] = list(self.model.graph.nodes)
+        self.tensors = {
+            t.name: t for t in (*self.model.graph.inputs, *(t for n in self.nodes for t in n.outputs))
+        }
+        self.before: dict[int, list[gs.Node]] = {}
+        self.after: dict[int, list[gs.Node]] = {}
+        self._place: list[gs.Node] = []
+
+    def silence(self, total: str, addend: str, off: gs.Tensor) -> None:
+        """a + b -> a + where(off, 0, b)"""
+        place = self.flow.maker[total]
+        node, self._place = self.nodes[place], self.before.setdefault(place, [])
+        slot = next(i for i, t in enumerate(self.flow.nodes[place].inputs) if t.name == addend)
+        zero: gs.Tensor = self.constant(np.zeros((), np.float32))
+        if self.model.opset() >= 15:
+            zero = self.node("CastLike", [zero, node.inputs[slot]])
+        node.inputs[slot] = self.node("Where", [off, zero, node.inputs[slot]])
+
+    def select(self, block: Block, off: gs.Tensor, replacement: Replacement | None) -> None:
+        """x -> where(off, entry, x)"""
+        place, target = self.flow.maker[block.exit], self.tensors[block.exit]
+        self._place = self.after.setdefault(place, [])
+        maker = target.inputs[0]  # the node itself, or the switch put behind it before
+        inner = gs.Variable(self.names.new(f"{block.exit}//whole"), target.dtype)
+        maker.outputs = [inner if t is target else t for t in maker.outputs]
+        entry = self.tensors[block.entry]
+        instead = replacement(self, entry, block) if replacement else entry
+        switch = self.names.new("pruneopt_switch")
+        self._place.append(gs.Node("Where", switch, {}, [off, instead, inner], [target]))
+
+    def node(self, op: str, inputs: Sequence[gs.Tensor], **attributes: Any) -> gs.Variable:
+        """A node at the current place; returns its output."""
+        name = self.names.new("pruneopt_switch")
+        made = gs.Variable(name)
+        self._place.append(gs.Node(op, name, attributes, list(inputs), [made]))
+        return made
+
+    def constant(self, value: npt.NDArray[Any]) -> gs.Constant:
+        """A constant of a fresh name."""
+        return gs.Constant(self.names.new("pruneopt_switch"), value)
+
+    def finish(self) -> Model:
+        """The model with the new nodes in their places."""
+        whole: list[gs.Node] = []
+        for place, node in enumerate(self.nodes):
+            whole += [*self.before.get(place, []), node, *self.after.get(place, [])]
+        self.model.graph.nodes = whole
+        return self.model
