@@ -99,7 +99,10 @@ class _Masking:
             )
 
     def _zero(self, uses: list[Use]) -> None:
-        """x -> x * mask along each contracted dimension, at this operand of this node only."""
+        """x -> 0 where removed, along each contracted dimension, at this operand of this node only.
+
+        By choice, not by a product: a removed entry may be no number (0 / 0 under a norm of its own).
+        """
         node, slot = uses[0].node, uses[0].slot
         twin = self.twin[id(node)]
         rank = self._rank(node, slot)
@@ -109,8 +112,9 @@ class _Masking:
             if use.zero >= 0:
                 twin.inputs[slot] = self._at_zero_point(keep.reshape(shape), twin, use)
                 continue
-            factor = self._like(keep.astype(np.float32).reshape(shape), twin.inputs[slot], node)
-            twin.inputs[slot] = self._node("Mul", [twin.inputs[slot], factor], self.before, node)
+            zero = self._like(np.zeros((), np.float32), twin.inputs[slot], node)
+            kept = [self._constant(keep.reshape(shape)), twin.inputs[slot], zero]
+            twin.inputs[slot] = self._node("Where", kept, self.before, node)
 
     def _at_zero_point(self, keep: Mask, twin: gs.Node, use: Use) -> gs.Tensor:
         """x -> x where kept, else the zero point: what a quantised operand holds in place of 0."""
