@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -207,6 +208,24 @@ def _print_inspection(found: dict[str, Any]) -> None:
             f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
         )
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    _print_blocks(found["blocks"], console)
+
+
+def _print_blocks(blocks: list[dict[str, Any]], console: Console) -> None:
+    """What `depth{blocks=...}` takes by name, sub-layers below their layer."""
+    from rich.table import Table
+
+    if not blocks:
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("block", "params", "MACs", "from", "to", ""):
+        table.add_column(heading, overflow="fold")
+    for block in sorted(blocks, key=lambda b: [int(n) for n in re.findall(r"\d+", b["name"])]):
+        note = block["refused"] or (f"with output '{block['outputs'][0]}'" if block["outputs"] else "")
+        shares = f"{block['params']:.1%}", f"{block['macs']:.1%}"
+        table.add_row(block["name"], *shares, block["entry"], block["exit"], note)
+    console.print("\nBlocks that lead from a residual stream back to it:", highlight=False)
+    console.print(table)
 
 
 def _limit_threads(threads: int) -> None:

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from pruneopt.analysis.axes import Axis, Reason, atoms, show
+from pruneopt.analysis.blocks import Blocks
 from pruneopt.analysis.cost import CostModel, is_weight
 from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import Analysis
@@ -63,6 +64,22 @@ class Inspection:
             for (reason, size), _ in sizes.most_common()
         ]
 
+    def blocks(self) -> list[dict[str, Any]]:
+        """Blocks and layers that `depth` can take out: ends, shares of the costs, and what stands against it."""
+        found, cost = Blocks(self.analysis), CostModel(self.analysis, -1).all({})
+        return [
+            {
+                "name": block.name,
+                "entry": block.entry,
+                "exit": block.exit,
+                "params": sum(map(_volume, found.params_terms(block.nodes))) / max(cost.params, 1),
+                "macs": sum(map(_volume, found.macs_terms(block.nodes))) / max(cost.macs, 1),
+                "outputs": list(block.sides),
+                "refused": block.refused,
+            }
+            for block in found.all()
+        ]
+
     def as_dict(self) -> dict[str, Any]:
         """For `--json`."""
         groups = []
@@ -76,7 +93,8 @@ class Inspection:
                 "coupled": group.coupled,
             }
             groups.append(entry | {"tensors": [str(t) for t in group.touches]})
-        return {"prunable_share": self.prunable_share(), "groups": groups, "frozen": self.frozen()}
+        found = {"prunable_share": self.prunable_share(), "groups": groups, "frozen": self.frozen()}
+        return found | {"blocks": self.blocks()}
 
 
 def inspect_analysis(analysis: Analysis) -> Inspection:
