@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.axes import Size
 from pruneopt.analysis.observe import Observation
 
 SMALL = 4096  # bytes: a value that small is folded in any case
@@ -72,11 +74,16 @@ def settle_reshapes(graph: gs.Graph, seen: Observation) -> None:
         data, out = seen.shapes.get(node.inputs[0].name), seen.shapes.get(node.outputs[0].name)
         if data is None or out is None:
             continue
-        target = [
-            size[0] if len(set(size)) == 1 else 0 if i < len(data) and data[i] == size else -1
-            for i, size in enumerate(out)
-        ]
-        if target.count(-1) <= 1 and all(size[0] for size in out):
+        shape = target(data, out)
+        if shape is not None:
             node.attrs.pop("allowzero", None)
-            name = f"{node.outputs[0].name}//target"
-            node.inputs[1] = gs.Constant(name, np.array(target, np.int64))
+            node.inputs[1] = gs.Constant(f"{node.outputs[0].name}//target", np.array(shape, np.int64))
+
+
+def target(data: Sequence[Size], out: Sequence[Size]) -> list[int] | None:
+    """What a Reshape from sizes `data` to sizes `out` is told; None where it takes more than -1 and 0."""
+    shape = [
+        size[0] if len(set(size)) == 1 else 0 if i < len(data) and data[i] == size else -1
+        for i, size in enumerate(out)
+    ]
+    return shape if shape.count(-1) <= 1 and all(size[0] for size in out) else None

@@ -73,3 +73,33 @@ def test_a_clean_model_loses_no_width(net: object) -> None:
     before = {w.name: list(w.dims) for w in proto.graph.initializer}
     after = shapes(simplified(proto))
     assert all(after[name] == dims for name, dims in before.items() if name in after and name.startswith("w"))
+
+
+def lookup(*, clipped: bool) -> onnx.ModelProto:
+    """Rows of x looked up at 0 1 2 ..., as exporters write a view with strides; or at most at 40."""
+    integers = {"none": [-1], "zero": 0, "one": 1, "four": 4, "last": 40}
+    weights = [numpy_helper.from_array(np.array(v, np.int64), n) for n, v in integers.items()]
+    weights.append(numpy_helper.from_array(np.arange(4, dtype=np.int64).reshape(1, 4), "columns"))
+    nodes = [
+        onnx.helper.make_node("Reshape", ["x", "none"], ["flat"]),
+        onnx.helper.make_node("Shape", ["x"], ["shape"]),
+        onnx.helper.make_node("Gather", ["shape", "zero"], ["batch"]),
+        onnx.helper.make_node("Range", ["zero", "batch", "one"], ["count"]),
+        onnx.helper.make_node("Mul", ["count", "four"], ["starts"]),
+        onnx.helper.make_node("Unsqueeze", ["starts", "one_"], ["rows"]),
+        onnx.helper.make_node("Add", ["rows", "columns"], ["sum"]),
+        onnx.helper.make_node("Min", ["sum", "last"] if clipped else ["sum"], ["least"]),
+        onnx.helper.make_node("Gather", ["flat", "least" if clipped else "sum"], ["y"], axis=0),
+    ]
+    weights.append(numpy_helper.from_array(np.array([1], np.int64), "one_"))
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 4]) for n in "xy"]
+    graph = onnx.helper.make_graph(nodes, "lookup", ends[:1], ends[1:], weights)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_looking_all_rows_up_in_order_is_a_reshape() -> None:
+    assert [n.op for n in simplified(lookup(clipped=False)).model.graph.nodes] == ["Reshape", "Reshape"]
+
+
+def test_positions_that_agree_by_chance_stay() -> None:
+    assert "Gather" in {n.op for n in simplified(lookup(clipped=True)).model.graph.nodes}
