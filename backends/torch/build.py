@@ -207,7 +207,9 @@ class _Builder:
         found = self.known.get(id(tensor))
         if found is not None:
             return found
-        if not isinstance(tensor, gs.Constant):
+        if isinstance(tensor, gs.Constant):
+            _check_width(tensor)
+        else:
             raise PruneoptError(f"tensor '{tensor.name}' is used before it is computed: the model is damaged")
         if self.state.roles.of(tensor) is Role.LITERAL:
             value = to_tensor(values(tensor))
@@ -242,6 +244,16 @@ class _Builder:
 
     def _is_literal(self, tensor: gs.Tensor) -> bool:
         return isinstance(tensor, gs.Constant) and self.state.roles.of(tensor) is Role.LITERAL
+
+
+def _check_width(constant: gs.Constant) -> None:
+    """Refuse what would have to round to 4 bits: such constants are held in 8."""
+    narrow = np.dtype(constant.dtype).name in ("int4", "uint4")
+    for node in constant.outputs if narrow else ():
+        if node.op in ("QuantizeLinear", "CastLike"):
+            raise PruneoptError(
+                f"{node.op} '{_name(node)}' makes numbers of 4 bits, which PyTorch does not have"
+            )
 
 
 # Attributes of old opsets or other runtimes that change nothing here.

@@ -21,7 +21,8 @@ from pruneopt.errors import PruneoptError
 Array = npt.NDArray[Any]
 Setting = Any  # a tensor, or a Python number or (nested) list of them where it was constant
 
-# PyTorch computes with few unsigned types, so these are widened: values stay, wrap-around does not.
+# PyTorch computes with few unsigned types, so these are widened: values stay, wrap-around does not. Types of 4 bits
+# are widened where they are stored, but nothing is converted to them.
 DTYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT: torch.float32,
     TensorProto.DOUBLE: torch.float64,
@@ -36,8 +37,6 @@ DTYPES: dict[int, torch.dtype] = {
     TensorProto.UINT16: torch.int32,
     TensorProto.UINT32: torch.int64,
     TensorProto.UINT64: torch.int64,
-    TensorProto.INT4: torch.int8,
-    TensorProto.UINT4: torch.uint8,
     TensorProto.FLOAT8E4M3FN: torch.float8_e4m3fn,
     TensorProto.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
     TensorProto.FLOAT8E5M2: torch.float8_e5m2,

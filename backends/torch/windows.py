@@ -81,7 +81,8 @@ def windows(
 def _count(size: int, before: int, after: int, extent: int, stride: int, ceil_mode: int) -> int:
     room = size + before + after - extent
     if not ceil_mode:
-        return room // stride + 1
+        # Cut towards zero, as ONNX Runtime does: a window a little longer than everything is one window.
+        return int(room / stride) + 1
     count = -(-room // stride) + 1
     # A window that would begin in the padding at the end is none.
     return count - 1 if (count - 1) * stride >= size + before else count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import sqrt
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pruneopt.backends.torch.table import op
@@ -38,6 +39,8 @@ def attention(
     lengths: Tensor | None = None,
     *,
     is_causal: int = 0,
+    left_window_size: int = -1,
+    right_window_size: int = -1,
     kv_num_heads: int = 0,
     q_num_heads: int = 0,
     qk_matmul_output_mode: int = 0,
@@ -57,45 +60,68 @@ def attention(
     repeats = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     root = sqrt(scale or 1 / sqrt(q.shape[-1]))
-    stages = [torch.matmul(q * root, (k * root).transpose(2, 3))]
+    scores = torch.matmul(q * root, (k * root).transpose(2, 3))
+    capped = softcap * torch.tanh(scores / softcap) if softcap else scores
     past = 0 if past_key is None else past_key.shape[2]
-    bias = _bias(q, k, mask, bool(is_causal), past, lengths)
-    capped = softcap * torch.tanh(stages[0] / softcap) if softcap else stages[0]
+    bias = _bias(q, k, mask, lengths, past, bool(is_causal), (left_window_size, right_window_size))
     biased = capped if bias is None else capped + bias
     kind = biased.dtype if softmax_precision is None else dtype_of(softmax_precision)
-    weights = torch.softmax(biased, -1, dtype=kind).to(q.dtype)
-    if bias is not None:  # a query that sees nothing gets nothing
-        weights = torch.where(torch.isneginf(bias).all(-1, keepdim=True), torch.zeros_like(weights), weights)
+    if bias is None:
+        weights = torch.softmax(biased, -1, dtype=kind).to(q.dtype)
+    else:  # a query that sees nothing gets nothing, and its gradient is zero
+        blind = torch.isneginf(bias).all(-1, keepdim=True)
+        weights = torch.softmax(biased.masked_fill(blind, 0.0), -1, dtype=kind).to(q.dtype)
+        weights = weights.masked_fill(blind, 0.0)
     y = torch.matmul(weights, v)
-    shown = (stages[0], biased if softcap == 0 else capped, capped if softcap == 0 else biased, weights)
-    if qk_matmul_output_mode == 1:
-        shown = (stages[0], biased, capped, weights)
-    if qk_matmul_output_mode == 2:
-        shown = (stages[0], biased, capped, weights)
-    return joined(y) if flat else y, present_key, present_value, shown[qk_matmul_output_mode]
+    shown = (scores, capped, biased, weights)[qk_matmul_output_mode]
+    return joined(y) if flat else y, present_key, present_value, shown
 
 
 def _bias(
-    q: Tensor, k: Tensor, mask: Tensor | None, is_causal: bool, past: int, lengths: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None,
+    lengths: Tensor | None,
+    past: int,
+    is_causal: bool,
+    window: tuple[int, int],
 ) -> Tensor | None:
     """What is added to the scores, `... s t`; None for nothing."""
-    allowed: Tensor | None = None
-    queries, keys = q.shape[2], k.shape[2]
-    if is_causal:
-        allowed = causal(queries, keys, past, q.device)
-    if lengths is not None:
-        seen = (torch.arange(keys, device=q.device)[None] < lengths[:, None])[:, None, None]
-        allowed = seen if allowed is None else allowed & seen
+    keys = k.shape[2]
     if mask is not None and mask.shape[-1] < keys:  # entries beyond the mask are not seen
         filling = 0 if mask.dtype == torch.bool else -torch.inf
-        mask = torch.nn.functional.pad(mask, [0, keys - mask.shape[-1]], value=filling)
+        mask = F.pad(mask, [0, keys - mask.shape[-1]], value=filling)
+    allowed = _allowed(q, k, lengths, past, is_causal, window)
     if mask is not None and mask.dtype == torch.bool:
-        allowed = mask if allowed is None else allowed & mask
+        allowed.append(mask)
         mask = None
-    if allowed is None:
+    if not allowed:
         return mask
-    bias = torch.zeros(allowed.shape, dtype=q.dtype, device=q.device).masked_fill(~allowed, -torch.inf)
+    seen = allowed[0]
+    for each in allowed[1:]:
+        seen = seen & each
+    bias = torch.zeros(seen.shape, dtype=q.dtype, device=q.device).masked_fill(~seen, -torch.inf)
     return bias if mask is None else bias + mask
+
+
+def _allowed(
+    q: Tensor, k: Tensor, lengths: Tensor | None, past: int, is_causal: bool, window: tuple[int, int]
+) -> list[Tensor]:
+    """Which pairs each rule lets through, `... s t`; the first query stands where the valid keys before it end."""
+    queries, keys = q.shape[2], k.shape[2]
+    places = torch.arange(keys, device=q.device)
+    start: Tensor | int = past
+    if lengths is not None:
+        start = (lengths.reshape(-1, 1, 1, 1) - queries).long()
+    behind = torch.arange(queries, device=q.device)[:, None] + start - places  # how far a key lies back
+    found = [behind >= 0] if is_causal else []
+    if window[0] >= 0:
+        found.append(behind <= window[0])
+    if window[1] >= 0:
+        found.append(-behind <= window[1])
+    if lengths is not None:
+        found.append(places < lengths.reshape(-1, 1, 1, 1))
+    return found
 
 
 @op("RotaryEmbedding", since=23)

@@ -188,16 +188,22 @@ def bitwise_xor(a: Tensor, b: Tensor) -> Tensor:
 @op("Cast")
 def cast(x: Tensor, *, to: Any, saturate: int = 1, round_mode: str = "up") -> Tensor:
     """x in another element type; floats are cut towards zero."""
-    dtype = dtype_of(to)
-    if saturate and dtype in (torch.float8_e4m3fn, torch.float8_e5m2) and x.is_floating_point():
-        x = x.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)  # PyTorch overflows to NaN or infinity
+    return _converted(x, dtype_of(to), saturate)
+
+
+_NARROW = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
+
+
+def _converted(x: Tensor, dtype: torch.dtype, saturate: int) -> Tensor:
+    if saturate and dtype in _NARROW and x.is_floating_point():
+        x = x.float().clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)  # else NaN or infinity
     return x.to(dtype)
 
 
 @op("CastLike")
 def cast_like(x: Tensor, like: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
     """x in the element type of `like`."""
-    return x.to(like.dtype)
+    return _converted(x, like.dtype, saturate)
 
 
 @op("Clip", settings=(1, 2))
@@ -206,6 +212,12 @@ def clip(x: Tensor, min: Setting = None, max: Setting = None) -> Tensor:
     low = None if min is None else number(min)
     high = None if max is None else number(max)
     return x if low is None and high is None else torch.clamp(x, low, high)
+
+
+@op("SwiGLU")
+def swiglu(gate: Tensor, x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """The swish of the gate, times x."""
+    return swish(gate, alpha=alpha) * x
 
 
 @op("IsInf")

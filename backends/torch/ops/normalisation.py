@@ -30,8 +30,17 @@ def batch_normalization(
     x, scale, bias, mean, var = together(x, scale, bias, mean, var)
     if training_mode and not training:
         return _batch_statistics(x, scale, bias, mean, var, epsilon, momentum)
+    if mean.requires_grad or var.requires_grad:  # an exporter has shared them with weights that learn
+        if not training:
+            return _affine(x, scale * torch.rsqrt(var + epsilon), bias, mean), mean, var
+        mean, var = mean.detach().clone(), var.detach().clone()
     y = F.batch_norm(x, mean, var, scale, bias, training, 1 - momentum, epsilon)
     return y, mean, var
+
+
+def _affine(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor) -> Tensor:
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    return (x - mean.reshape(shape)) * scale.reshape(shape) + bias.reshape(shape)
 
 
 def _batch_statistics(

@@ -12,6 +12,7 @@ from pruneopt.errors import PruneoptError
 
 MS = "com.microsoft"
 _RANGES = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int16: (-(2**15), 2**15 - 1)}
+_RANGES[torch.int32] = (0, 2**16 - 1)  # uint16, which PyTorch hardly computes with
 _FLOATS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 
 

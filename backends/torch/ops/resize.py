@@ -122,7 +122,7 @@ def _taps(
     index = first + np.arange(2 * int(np.ceil(radius)))[:, None]
     distance = np.abs(index - at) * stretch
     weight = np.maximum(0, 1 - distance) if mode == "linear" else _cubic(distance, cubic)
-    if exclude or antialias:
+    if exclude:
         weight = weight * ((index >= 0) & (index < size))
     if exclude or antialias:
         weight = weight / weight.sum(0)
