@@ -1,0 +1,335 @@
+"""Fills the gaps: stages of merging or picking, companions gathered along, tokens brought back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.axes import factors
+from pruneopt.analysis.tokens import Attention, Site, Tokens, meets, same
+from pruneopt.errors import PruneoptError
+from pruneopt.model import Model
+from pruneopt.passes.length import tome, topk
+from pruneopt.passes.length.counting import Count, Stage
+from pruneopt.passes.length.emit import FLOAT, Emit
+from pruneopt.passes.length.marking import Gap, Group
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(eq=False)
+class Plan:
+    """What happens at the sites of one group.
+
+    Attributes:
+        method: `tome`, `topk` or `static`.
+        stages: one per site.
+        by_first: tokens are scored by the attention of the first one.
+        padded: masks cross the cuts, so that there may be padding.
+        places: with `static`, per site the places (before it) that stay.
+    """
+
+    method: str
+    stages: list[Stage]
+    by_first: bool = True
+    padded: bool = False
+    places: list[Array] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Filled:
+    """What was put into one group: per site the names of the tensors that say who went where."""
+
+    group: Group
+    plan: Plan
+    decisions: list[dict[str, str]] = field(default_factory=list)
+    real: str = ""  # name of what says which tokens are no padding, [B, T, 1]
+
+
+class Filler:
+    """Fills the gaps of one group in `model`, whose variables are found by name."""
+
+    def __init__(self, model: Model, tokens: Tokens, group: Group, plan: Plan) -> None:
+        self.emit = Emit(model)
+        self.tensors = {t.name: t for node in model.graph.nodes for t in (*node.inputs, *node.outputs) if t.name}
+        self.tensors |= {t.name: t for t in (*model.graph.inputs, *model.graph.outputs)}
+        self.tokens = tokens
+        self.group = group
+        self.plan = plan
+        self.filled = Filled(group, plan)
+        self.size: gs.Tensor | None = None
+        self.spots: gs.Tensor | None = None  # places of the current tokens before the first stage, [B, T]
+        self.where: gs.Tensor | None = None  # places of the first tokens among the current ones, [B, T0]
+        self.first: Count = group.tokens.size[0] if group.tokens.static else 0
+
+    def fill(self) -> Filled:
+        """All gaps, site by site."""
+        if not isinstance(self.first, int) or not self.group.tokens.static:
+            gap = self.group.shorts()[0]
+            self.first = self.emit.size(self._tensor(gap.source), gap.dims[0])
+        now: Count = self.first
+        for level, (site, stage) in enumerate(zip(self.group.sites, self.plan.stages, strict=True), 1):
+            now = self._site(level, site, stage, now)
+            for gap in self.group.of("along", level):
+                self._along(gap)
+            for gap in self.group.of("back", level):
+                self._back(gap)
+            if self.plan.method == "tome":
+                self._proportional(level)
+        return self.filled
+
+    # --- stages ------------------------------------------------------------------------------------
+
+    def _site(self, level: int, site: Site, stage: Stage, tokens: Count) -> Count:
+        gap = self.group.shorts()[level - 1]
+        if self.plan.method == "static":
+            return self._static(gap, level)
+        emit = self.emit
+        x = emit.transpose(self._tensor(gap.source), site.dims)
+        if not isinstance(tokens, int):
+            tokens = emit.size(x, 1)
+        if self.plan.method == "tome":
+            out, before, behind, left = self._merge(x, site, stage, tokens)
+        else:
+            out, before, behind, left = self._pick(x, site, stage, tokens)
+        back = [site.dims.index(i) for i in range(3)]
+        self._set(gap.hole, emit.transpose(out, back))
+        if self.group.of("along") or self.group.of("back"):
+            spots = before()
+            self._follow(spots, behind(spots) if self.group.of("back") else None)
+        return left
+
+    def _merge(self, x: gs.Tensor, site: Site, stage: Stage, tokens: Count) -> tuple[Any, ...]:
+        emit = self.emit
+        if self.plan.padded and self.size is None:
+            self.size = self._real(site)
+        merge = tome.decide(emit, self._keys(site), stage, tokens, self.first, self.size, self.plan.padded)
+        out, self.size = tome.apply(emit, x, merge, self.size)
+        self.filled.decisions.append(merge.decisions)
+        left = tokens - merge.removed if isinstance(tokens, int) and isinstance(merge.removed, int) else emit.size(out, 1)
+        return out, lambda: tome.places(emit, merge), lambda spots: tome.destinations(emit, merge, spots), left
+
+    def _pick(self, x: gs.Tensor, site: Site, stage: Stage, tokens: Count) -> tuple[Any, ...]:
+        emit = self.emit
+        score = self._received(site, self.plan.by_first)
+        pick = topk.decide(emit, score, stage, tokens, self.first)
+        self.filled.decisions.append(pick.decisions)
+        left = pick.count + 1 if isinstance(pick.count, int) else emit.size(pick.kept, 1)
+        return topk.apply(emit, x, pick), lambda: topk.places(emit, pick), lambda spots: topk.destinations(emit, pick), left
+
+    def _static(self, gap: Gap, level: int) -> Count:
+        """The same places for every input."""
+        kept = self.plan.places[level - 1]
+        source = self._tensor(gap.source)
+        self._set(gap.hole, self.emit.op("Gather", source, kept, axis=gap.dims[0]))
+        self.filled.decisions.append({})
+        return len(kept)
+
+    def _follow(self, spots: gs.Tensor, step: gs.Tensor | None) -> None:
+        """Places since before the first stage."""
+        emit = self.emit
+        self.spots = spots if self.spots is None else emit.op("GatherElements", self.spots, spots, axis=1)
+        if step is not None:
+            self.where = step if self.where is None else emit.op("GatherElements", step, self.where, axis=1)
+
+    # --- what stages are told ------------------------------------------------------------------------
+
+    def _keys(self, site: Site) -> gs.Tensor:
+        """The mean of the keys over heads, [B, T, d]."""
+        emit, attention = self.emit, site.attention
+        key = self._tensor_named(attention.key)
+        axes = self.tokens.analysis.axes[attention.key]
+        token = next(i for i, a in enumerate(axes) if same(a, attention.tokens))
+        contracted = {u.dim for u in self.tokens.analysis.contractions if u.axis in axes}
+        batch_axis = self.tokens.analysis.axes[site.tensor][site.dims[0]]
+        rest = [i for i in range(len(axes)) if i != token]
+        width = token - 1 if token == len(axes) - 1 else len(axes) - 1
+        del contracted
+        rest.remove(width)
+        if len(axes) == 4:
+            batch = next((i for i in rest if meets(axes[i], batch_axis)), rest[0])
+            head = next(i for i in rest if i != batch)
+            mean = emit.mean(key, head)
+            order = [i - (i > head) for i in (batch, token, width)]
+            return emit.transpose(mean, order)
+        heads = self.heads(attention, site)
+        flat = emit.transpose(key, (rest[0], token, width))
+        if not heads:
+            return flat
+        split = emit.op("Reshape", flat, emit.join([-1, heads], emit.op("Slice", emit.op("Shape", flat), [1], [3], [0])))
+        return emit.mean(split, 1)
+
+    def _received(self, site: Site, by_first: bool) -> gs.Tensor:
+        probabilities = self._tensor_named(site.attention.probabilities)
+        return topk.attention_received(self.emit, probabilities, self.heads(site.attention, site), by_first)
+
+    def _real(self, site: Site) -> gs.Tensor:
+        """[B, T, 1]: 1 for tokens that the first one attends to, next to nothing for padding."""
+        emit = self.emit
+        seen = emit.op("Greater", self._received(site, True), np.float32(0))
+        real = emit.op("Max", emit.unsqueeze(emit.cast(seen, FLOAT), 2), np.float32(tome.NOTHING))
+        self.filled.real = real.name
+        return real
+
+    def heads(self, attention: Attention, site: Site) -> int | None:
+        """Heads that the first of three dimensions holds besides the batch; None for heads of their own."""
+        return heads_of(self.tokens, attention, site)
+
+    # --- companions, and back ------------------------------------------------------------------------
+
+    def _along(self, gap: Gap) -> None:
+        """A mask or bias for the tokens that are left: of each its own place before the first stage."""
+        emit = self.emit
+        source = self._tensor(gap.source)
+        if self.plan.method == "static":
+            for dim in gap.dims:
+                source = emit.op("Gather", source, self._static_places(gap.level), axis=dim)
+            self._set(gap.hole, source)
+            return
+        assert self.spots is not None
+        rank, batch = self._rank(gap), 0
+        if batch in gap.dims:
+            raise PruneoptError(f"'{gap.source.name}' has no batch dimension in front of its tokens")
+        for dim in gap.dims:
+            source = self._gather(source, dim, rank)
+        self._set(gap.hole, source)
+
+    def _gather(self, source: gs.Tensor, dim: int, rank: int) -> gs.Tensor:
+        """`source` at `spots` along `dim`; the first dimension is the batch, or 1 and becomes it."""
+        emit = self.emit
+        assert self.spots is not None
+        index = emit.unsqueeze(self.spots, *[i for i in range(1, rank) if i != dim]) if rank > 2 else self.spots
+        count = emit.size(self.spots, 1)
+        batch = emit.size(self.spots, 0)
+        own = [batch if i == 0 else count if i == dim else emit.size(source, i) for i in range(rank)]
+        whole = [batch if i == 0 else emit.size(source, i) for i in range(rank)]
+        spread = emit.op("Expand", source, emit.join(*whole))
+        return emit.op("GatherElements", spread, emit.op("Expand", index, emit.join(*own)), axis=dim)
+
+    def _rank(self, gap: Gap) -> int:
+        if isinstance(gap.source, gs.Constant):
+            return len(gap.source.shape)
+        return len(self.tokens.analysis.axes[gap.source.name])
+
+    def _static_places(self, level: int) -> Array:
+        places = self.plan.places[0]
+        for step in self.plan.places[1:level]:
+            places = places[step]
+        return places
+
+    def _back(self, gap: Gap) -> None:
+        """All tokens again: each is what the token behind it has become."""
+        emit, dim = self.emit, gap.dims[0]
+        source = self._tensor(gap.source)
+        if self.plan.method == "static":
+            places = self._static_places(gap.level)
+            nearest = np.abs(np.arange(self.group.tokens.size[0])[:, None] - places[None]).argmin(1)
+            emit.op("Gather", source, nearest, axis=dim, out=self._tensor(gap.hole))
+            return
+        assert self.where is not None
+        rank = self._back_rank(gap)
+        batch = self._batch_of(gap, rank)
+        order = [batch, dim, *(i for i in range(rank) if i not in (batch, dim))]
+        out = emit.rows(emit.transpose(source, order), self.where)
+        back = [order.index(i) for i in range(rank)]
+        emit.op("Transpose", out, perm=back, out=self._tensor(gap.hole)) if back != sorted(back) else emit.op(
+            "Identity", out, out=self._tensor(gap.hole)
+        )
+
+    def _back_rank(self, gap: Gap) -> int:
+        return len(self._back_axes(gap))
+
+    def _back_axes(self, gap: Gap) -> Sequence[Any]:
+        axes = self.tokens.analysis.axes
+        for name in (gap.source.name, gap.hole.name):
+            if name in axes:
+                return axes[name]
+        short = next(g for g in self.group.gaps if g.hole is gap.source)
+        return axes[short.source.name]
+
+    def _batch_of(self, gap: Gap, rank: int) -> int:
+        site = self.group.sites[0]
+        own = self.tokens.analysis.axes[site.tensor][site.dims[0]]
+        axes = self._back_axes(gap)
+        return next((i for i in range(rank) if i not in gap.dims and same(axes[i], own)), 0)
+
+    # --- proportional attention ----------------------------------------------------------------------
+
+    def _proportional(self, level: int) -> None:
+        """scores + log s, for every softmax over the tokens between this site and the next."""
+        emit = self.emit
+        assert self.size is not None
+        over = [
+            a
+            for a in self.tokens.attentions
+            if same(a.tokens, self.group.tokens) and self.group.level(a.softmax) == level
+        ]
+        if not over:
+            return
+        flat = emit.op("Log", emit.squeeze(self.size, 2))
+        for attention in over:
+            softmax = self._maker(attention.probabilities)
+            heads = heads_of(self.tokens, attention, self.group.sites[0])
+            softmax.inputs[0] = emit.op("Add", softmax.inputs[0], fitted(emit, flat, heads))
+
+    def _maker(self, name: str) -> gs.Node:
+        return self.tensors[name].inputs[0]
+
+    # --- tensors -------------------------------------------------------------------------------------
+
+    def _tensor_named(self, name: str) -> gs.Tensor:
+        return self.tensors[name]
+
+    def _tensor(self, tensor: gs.Tensor) -> gs.Tensor:
+        """The tensor of the written model for one of the marked model."""
+        if tensor.name not in self.tensors and isinstance(tensor, gs.Constant):
+            self.tensors[tensor.name] = tensor
+        return self.tensors[tensor.name]
+
+    def _set(self, hole: gs.Variable, value: gs.Tensor) -> None:
+        """Everything that reads the hole reads `value`."""
+        target = self.tensors.get(hole.name)
+        self.tensors[hole.name] = value
+        if target is None:
+            return
+        for node in list(target.outputs):
+            for slot, tensor in enumerate(node.inputs):
+                if tensor is target:
+                    node.inputs[slot] = value
+
+
+def heads_of(tokens: Tokens, attention: Attention, site: Site) -> int | None:
+    """Heads in the first dimension of three-dimensional scores; 0 for none, None where they have four dimensions."""
+    axes = tokens.analysis.axes[attention.probabilities]
+    if len(axes) == 4:
+        return None
+    if len(axes) != 3:
+        raise PruneoptError(f"'{attention.probabilities}' has {len(axes)} dimensions; scores have three or four")
+    batch = tokens.analysis.axes[site.tensor][site.dims[0]]
+    heads = {n // b for n, b in zip(axes[0].size, batch.size, strict=True)}
+    if same(axes[0], batch):
+        return 0
+    if len(heads) != 1 or not meets(axes[0], batch) and set(batch.size) != {1}:
+        raise PruneoptError(f"'{attention.probabilities}' does not hold batch and heads")
+    if set(batch.size) != {1} and not meets(factors(axes[0])[0], batch):
+        raise PruneoptError(f"'{attention.probabilities}' holds heads in front of the batch")
+    return heads.pop()
+
+
+def fitted(emit: Emit, row: gs.Tensor, heads: int | None) -> gs.Tensor:
+    """[B, T] so that it can be added to scores."""
+    if heads is None:
+        return emit.unsqueeze(row, 1, 2)
+    wide = emit.unsqueeze(row, 1)
+    if not heads:
+        return wide
+    spread = emit.op("Expand", wide, [1, heads, 1])
+    return emit.op("Reshape", spread, emit.join([-1, 1], emit.size(row, 1)))
+
+
+Reader = Callable[[str], Array]
