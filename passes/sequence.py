@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -71,19 +73,26 @@ class _Sequence:
         self.count = len(batches)
         masked, _ = list(claim.references())[-1]
         self.pruned = Stream(masked, context, batches)
-        self.dense = Stream(claim.analysis.model, context, batches) if settings.way == "stream" else None
         self.nodes = {t.name: node for node in self.pruned.model.graph.nodes for t in node.outputs}
         self.waiting = {c.name: c for c in find_consumers(claim.analysis) if not c.shared}
+        self.junctions = {name: junction_of(c, claim) for name, c in self.waiting.items()}
+        blind = any(map(self._is_blind, self.waiting.values()))
+        self.dense: Stream | None = None
+        if settings.way == "stream" or (settings.way == "self" and blind):
+            later = [junction.total for junction in self.junctions.values()]
+            self.dense = Stream(claim.analysis.model, context, batches, later)
 
     def run(self) -> Iterator[tuple[Consumer, Refit]]:
         for consumer in list(self.waiting.values()):
             lossy = touched(consumer.input_axis, self.claim.masks)
-            junction = self._junction(consumer) if self.dense is not None else None
+            junction = self._junction(consumer)
             if junction is not None or (lossy and not self._is_blind(consumer)):
                 found = self._fit(consumer, junction)
                 self._install(consumer, found)
                 yield consumer, found
             del self.waiting[consumer.name]
+            if self.dense is not None:
+                self.dense.later[self.junctions[consumer.name].total] -= 1
 
     def _install(self, consumer: Consumer, found: Refit) -> None:
         """The masked model goes on with the new weight."""
@@ -99,12 +108,12 @@ class _Sequence:
         fit, held = self._moments(consumer, junction)
         bias = bias_of(self.nodes[consumer.name])
         if bias is None:
-            bias = np.zeros(consumer.matrix.shape[0] * consumer.matrix.shape[1])
+            bias = np.zeros(prod(consumer.outputs))
         own = [] if self._is_blind(consumer) else [self._towards_self(consumer, fit, held, keep, bias)]
         if junction is None:
             return own[0]
-        other = [self._towards_stream(consumer, fit, keep, factor) for factor in FACTORS]
-        return min((*own, *other), key=lambda found: _error(found, held))
+        other = (self._towards_stream(consumer, fit, keep, factor) for factor in FACTORS)
+        return min(chain(own, other), key=lambda found: _error(found, held))
 
     def _is_blind(self, consumer: Consumer) -> bool:
         """Whether removed features have no values of their own, because a statistic ran without them."""
@@ -112,23 +121,25 @@ class _Sequence:
 
     def _moments(self, consumer: Consumer, junction: Junction | None) -> tuple[Moments, Moments]:
         """Moments of the consumer's input, and of its target where it has one: to fit on, and held out."""
-        most = max(self.settings.samples, 8 * consumer.matrix.shape[2])
+        most = max(self.settings.samples, 8 * consumer.features)
         sampler = Sampler(consumer, most, self.pruned.valid, self.context.seed)
         fit, held = Moments(), Moments()
-        targets = self._targets(junction)
-        for i, (data,) in enumerate(self.pruned.reach(consumer.data)):
-            wanted = None if targets is None else sampler.targets(i, targets[i])
+        skip = [junction.skip] if junction is not None and junction.skip is not None else []
+        data = self.pruned.reach(consumer.data, *skip)
+        for i, (found, total) in enumerate(zip(data, self._totals(junction), strict=True)):
+            wanted = None if total is None else sampler.targets(i, total)
+            if wanted is not None and skip:
+                wanted = wanted - sampler.targets(i, found[1])
             side = held if i % 5 == 4 or self.count == 1 else fit
-            side.add(sampler.rows(i, data), wanted)
+            side.add(sampler.rows(i, found[0]), wanted)
         return (fit if fit.count else held), (held if held.count else fit)
 
-    def _targets(self, junction: Junction | None) -> list[Array] | None:
+    def _totals(self, junction: Junction | None) -> Iterator[Array | None]:
+        """What the original makes at a junction, batch by batch."""
         if junction is None or self.dense is None:
-            return None
-        totals = [total for (total,) in self.dense.reach(junction.total)]
-        if junction.skip is None:
-            return totals
-        return [t - s for t, (s,) in zip(totals, self.pruned.reach(junction.skip), strict=True)]
+            yield from [None] * self.count
+        else:
+            yield from (total for (total,) in self.dense.reach(junction.total))
 
     def _towards_self(
         self, consumer: Consumer, fit: Moments, held: Moments, keep: Array, bias: Array
@@ -157,12 +168,15 @@ class _Sequence:
         return ridge(covariance, factor * self.settings.ridge, own=True)
 
     def _junction(self, consumer: Consumer) -> Junction | None:
-        found = junction_of(consumer, self.claim)
+        blind = self._is_blind(consumer)
+        if self.dense is None or (self.settings.way != "stream" and not blind):
+            return None
+        found = self.junctions[consumer.name]
         if found.skip is None:
             # Nothing but a layer's own output can correct a chain; what enters a sub-layer is better left to itself.
-            return found if consumer.node.op == "Conv" or self._is_blind(consumer) else None
+            return found if consumer.node.op == "Conv" or blind else None
         # A skip that is still to be refitted itself must not run before that.
-        ahead = {id(n) for n in self.pruned._needed([found.skip])}
+        ahead = {id(n) for n in self.pruned.needed([found.skip])}
         blocked = any(id(self.nodes[name]) in ahead for name in self.waiting)
         return None if blocked else found
 

@@ -47,7 +47,7 @@ def curve_of(group: Group, evidence: Evidence) -> Curve | None:
 
 def eliminate(views: Sequence[View], pairs: Sequence[PairMoments], size: int) -> Curve:
     """Remove entries in lots until one is left; consumers count by the inverse of their output's variance."""
-    states: list[_State | _PairState] = [_State(view, size) for view in views]
+    states: list[_State | _PairState] = [_State(same, size) for same in _by_rows(views)]
     states += [_PairState(pair) for pair in pairs]
     alive = np.arange(size)
     order: list[int] = []
@@ -62,14 +62,23 @@ def eliminate(views: Sequence[View], pairs: Sequence[PairMoments], size: int) ->
         error[done + 1 : done + count + 1] = error[done] + rise * np.arange(1, count + 1) / count
         order += alive[gone].tolist()
         alive = np.delete(alive, gone)
-    error[size] = max(float(len(states)), error[size - 1])  # nothing is left of any output
+    error[size] = max(float(len(views) + len(pairs)), error[size - 1])  # nothing is left of any output
     return Curve(np.array([*order, *alive]), error)
 
 
-class _State:
-    """One consumer's weights and inverse moments while entries go; features are sorted by entry."""
+def _by_rows(views: Sequence[View]) -> list[list[View]]:
+    """Views of consumers that see the same rows, together."""
+    found: dict[int, list[View]] = {}
+    for view in views:
+        found.setdefault(id(view.moments), []).append(view)
+    return list(found.values())
 
-    def __init__(self, view: View, size: int) -> None:
+
+class _State:
+    """Weights and inverse moments of consumers of the same rows, while entries go; features are sorted by entry."""
+
+    def __init__(self, views: Sequence[View], size: int) -> None:
+        view = views[0]
         covariance = view.moments.covariance
         conv = view.consumer.node.op == "Conv"
         added = ridge(covariance, 1e-3 if conv else 0.02, own=not conv)
@@ -77,12 +86,11 @@ class _State:
         sort = inside[np.argsort(view.entries[inside], kind="stable")]
         self.width = len(sort) // size  # features per entry
         rest = np.flatnonzero(view.entries < 0)
-        self.order = np.concatenate([sort, rest])
-        scaled = view.weight * np.sqrt(view.importance / view.variance)[:, :, None]
-        self.weight = scaled[:, :, self.order]
+        order = np.concatenate([sort, rest])
+        self.weight = _stacked(views, covariance)[:, :, order]
         diagonal = np.arange(covariance.shape[1])
         covariance[:, diagonal, diagonal] += added
-        self.inverse = np.linalg.inv(covariance)[:, self.order[:, None], self.order]
+        self.inverse = np.linalg.inv(covariance)[:, order[:, None], order]
         self.entries = size
 
     def harm(self) -> Array:
@@ -113,6 +121,24 @@ class _State:
         )
         self.entries -= len(gone)
         return rise
+
+
+def _stacked(views: Sequence[View], covariance: Array) -> Array:
+    """Rows R with R^T R = sum over consumers of W^T W, outputs by importance over the output's variance.
+
+    Only that product matters, so that there are at most as many rows as features. Shape [groups, rows, features].
+    """
+    scaled = []
+    for view in views:
+        weight = view.weight
+        spread = np.einsum("gof,gof->go", weight @ covariance, weight) * view.importance
+        scaled.append(weight * np.sqrt(view.importance / (float(spread.sum()) or 1.0))[:, :, None])
+    features = covariance.shape[1]
+    if sum(w.shape[1] for w in scaled) <= features:
+        return np.concatenate(scaled, axis=1)
+    values, vectors = np.linalg.eigh(sum(w.transpose(0, 2, 1) @ w for w in scaled))
+    found: Array = (vectors * np.sqrt(np.maximum(values, 0))[:, None]).transpose(0, 2, 1)
+    return found
 
 
 class _PairState:

@@ -2,50 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.groups import Group
+from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
 from pruneopt.passes.base import Context
 from pruneopt.passes.criteria.magnitude import magnitude_l2
 from pruneopt.passes.planning.allocate import Choice, Kept, allocate, choice
 from pruneopt.passes.planning.curves import Curve, curve_of
-from pruneopt.passes.planning.probe import rates
+from pruneopt.passes.planning.probe import Worth, rates
 from pruneopt.passes.planning.tally import Limit
-from pruneopt.passes.statistics.evidence import Evidence
+from pruneopt.passes.statistics.consumers import Consumer, consumers_of, find_consumers
+from pruneopt.passes.statistics.evidence import Evidence, gather
 
 Array = npt.NDArray[Any]
+MOST = 1 << 29  # bytes of moments held at a time
+
+
+def survey(
+    analysis: Analysis, groups: Sequence[Group], context: Context, batches: Sequence[Feeds]
+) -> Evidence:
+    """The curve of every group and what its errors are worth.
+
+    Groups are looked at in lots whose moments fit into memory; they are kept where one lot holds them all.
+    """
+    lots = list(_lots(groups, find_consumers(analysis)))
+    whole = Evidence(analysis, context.seed)
+    for i, lot in enumerate(lots):
+        number = f" {i + 1} of {len(lots)}" if len(lots) > 1 else ""
+        context.progress(f"statistics{number}")
+        evidence = gather(analysis, [g.atom for g in lot], context, batches)
+        curves = {g: c for g in lot if (c := curve_of(g, evidence)) is not None}
+        context.progress(f"probe {len(curves)} groups{number}")
+        evidence.rates |= rates(curves, evidence, context, batches, len(curves) / max(len(groups), 1))
+        if len(lots) == 1:
+            return evidence
+        whole.curves |= evidence.curves
+        whole.rates |= evidence.rates
+    return whole
+
+
+def _lots(groups: Sequence[Group], consumers: list[Consumer]) -> Iterator[list[Group]]:
+    """Groups in order, in lots of moments of at most `MOST` bytes, if a group alone has no more."""
+    lot: list[Group] = []
+    held: dict[tuple[str, ...], int] = {}
+    for group in groups:
+        own = {_rows(c): 4 * c.groups * c.features**2 for c in consumers_of(group.atom, consumers)}
+        if lot and sum((held | own).values()) > MOST:
+            yield lot
+            lot, held = [], {}
+        lot.append(group)
+        held |= own
+    if lot:
+        yield lot
+
+
+def _rows(consumer: Consumer) -> tuple[str, ...]:
+    """What consumers of the same rows have in common."""
+    return (consumer.name,) if consumer.node.op == "Conv" else ("rows", consumer.data)
 
 
 def plan(
-    groups: Sequence[Group],
-    limits: Sequence[Limit],
-    evidence: Evidence,
-    context: Context,
-    batches: Sequence[Feeds],
-    align: int,
-    floor: float,
+    groups: Sequence[Group], limits: Sequence[Limit], evidence: Evidence, align: int, floor: float
 ) -> Kept:
     """Sizes of all groups within the limits, of least damage at the model's outputs as far as it was measured."""
-    curves = {g: c for g in groups if (c := curve_of(g, evidence)) is not None}
-    if not evidence.rates:
-        context.progress(f"probe {len(curves)} groups")
-        evidence.rates |= rates(curves, evidence, context, batches)
-    return allocate(_choices(groups, curves, evidence.rates, align, floor), limits)
+    return allocate(_choices(groups, evidence.curves, evidence.rates, align, floor), limits)
 
 
 def _choices(
     groups: Sequence[Group],
-    curves: Mapping[Group, Curve],
-    worth: Mapping[Group, float],
+    curves: Mapping[Group, Curve | None],
+    worth: Mapping[Group, Worth],
     align: int,
     floor: float,
 ) -> list[Choice]:
-    known = {g: c.error * worth[g] for g, c in curves.items()}
+    known = {g: worth[g].at(c.error) for g, c in curves.items() if c is not None}
     typical = float(np.median([d[-1] for d in known.values()])) if known else 1.0
     return [choice(g, known.get(g, _guess(g) * typical), align, floor) for g in groups]
 

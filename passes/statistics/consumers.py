@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -57,14 +56,29 @@ class Consumer:
     @property
     def output_axis(self) -> Axis:
         """The axis of the weight that makes the output's channels."""
-        return self.use.axes[1 - self._contracted]
+        return self.use.axes[self._made]
 
     @property
     def window(self) -> int:
         """Features per input channel."""
         return prod(self.use.constant.shape[2:])
 
-    @cached_property
+    @property
+    def features(self) -> int:
+        """Features of one group of channels."""
+        return int(prod(self.use.constant.shape)) // prod(self.outputs)
+
+    @property
+    def outputs(self) -> tuple[int, int]:
+        """(groups, outputs of each)."""
+        return self.groups, int(self.use.constant.shape[self._made]) // self.groups
+
+    def sees(self, other: Consumer) -> bool:
+        """Whether both are applied to the same rows."""
+        plain = self.node.op != "Conv" and other.node.op != "Conv"
+        return plain and self.data == other.data and find(self.input_axis) is find(other.input_axis)
+
+    @property
     def matrix(self) -> Array:
         """The weight, float64, shape [groups, outputs, features]."""
         return self.as_matrix(values(self.use.constant))
@@ -90,6 +104,10 @@ class Consumer:
         """
         found = positions(self.input_axis, atom)
         return None if found is None else np.repeat(found, self.window)
+
+    @property
+    def _made(self) -> int:
+        return 1 - self._contracted
 
     @property
     def _contracted(self) -> int:

@@ -16,16 +16,33 @@ from pruneopt.passes.base import Context
 Array = npt.NDArray[Any]
 Outputs = list[dict[str, Array]]
 TINY = 1e-12
+MOST = 1 << 25  # elements of one output that are kept over all batches
 
 
 def outputs(model: Model, context: Context, batches: Sequence[Feeds]) -> Outputs:
-    """The floating-point outputs of every batch."""
+    """The floating-point outputs of every batch; of large ones some rows, the same for every model."""
     session = context.session(model)
-    found = [session.run(batch) for batch in batches]
-    return [
-        {n: v for n, v in each.items() if isinstance(v, np.ndarray) and v.dtype.kind in "fV"}
-        for each in found
-    ]
+    found = []
+    for i, batch in enumerate(batches):
+        made = session.run(batch)
+        context.ran(batch)
+        found.append(
+            {
+                name: _some_rows(array, MOST // len(batches), [context.seed, i])
+                for name, array in made.items()
+                if isinstance(array, np.ndarray) and array.dtype.kind in "fV"
+            }
+        )
+    return found
+
+
+def _some_rows(array: Array, most: int, seed: Sequence[int]) -> Array:
+    """At most `most` elements, in whole rows along the last dimension."""
+    if array.size <= most or array.ndim < 2:
+        return array
+    rows = array.reshape(-1, array.shape[-1])
+    chosen = np.random.default_rng(seed).choice(len(rows), max(1, most // rows.shape[1]), replace=False)
+    return np.ascontiguousarray(rows[np.sort(chosen)])
 
 
 def distributions(graph: gs.Graph) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,7 @@ class Evidence:
     consumers: list[Consumer] = field(default_factory=list)
     pairs: dict[Axis, list[PairMoments]] = field(default_factory=dict)
     curves: dict[Group, Any] = field(default_factory=dict)
-    rates: dict[Group, float] = field(default_factory=dict)
+    rates: dict[Group, Any] = field(default_factory=dict)
 
     def views(self, group: Group) -> list[View]:
         """The group as each consumer sees it.
@@ -100,15 +100,27 @@ class Evidence:
 
 
 def gather(
-    analysis: Analysis, wanted: Sequence[Axis], context: Context, batches: Sequence[Feeds]
+    analysis: Analysis,
+    wanted: Sequence[Axis],
+    context: Context,
+    batches: Sequence[Feeds],
+    watched: Mapping[str, Callable[[int, Array], None]] | None = None,
 ) -> Evidence:
-    """One run of the model over `batches`: moments of the input of every consumer of the `wanted` atoms."""
+    """One run of the model over `batches`: moments of the input of every consumer of the `wanted` atoms.
+
+    Whoever watches a tensor is given its value in every batch.
+    """
     evidence = Evidence(analysis, context.seed, {}, find_consumers(analysis))
     free = set(wanted)
     consumers = {id(c.node): c for c in evidence.consumers if not free.isdisjoint(atoms(c.input_axis))}
     pairs = {id(p.node): p for p in find_pairs(analysis) if p.atom in free}
     stream = Stream(analysis.model, context, batches)
+    watchers = dict(watched or {})
     for node in analysis.model.graph.nodes:
+        for name in [t.name for t in node.inputs if t.name in watchers]:
+            watch = watchers.pop(name)
+            for i, (data,) in enumerate(stream.reach(name)):
+                watch(i, data)
         if id(node) in consumers:
             _gather_rows(consumers[id(node)], stream, evidence)
         if id(node) in pairs:
@@ -120,7 +132,12 @@ def gather(
 
 
 def _gather_rows(consumer: Consumer, stream: Stream, evidence: Evidence) -> None:
-    most = max(SAMPLES, 8 * consumer.matrix.shape[2])
+    """Consumers that see the same rows share their moments."""
+    known = [c for c in evidence.consumers if c.name in evidence.moments and c.sees(consumer)]
+    if known:
+        evidence.moments[consumer.name] = evidence.moments[known[0].name]
+        return
+    most = max(SAMPLES, 8 * consumer.features)
     sampler = Sampler(consumer, most, stream.valid, evidence.seed)
     moments = evidence.moments[consumer.name] = Moments()
     for i, (data,) in enumerate(stream.reach(consumer.data)):
@@ -132,7 +149,7 @@ def importance(consumer: Consumer) -> Array:
 
     Shape [groups, outputs]. In nets with norms behind the sum, a few outputs are huge and scaled down there.
     """
-    shape = consumer.matrix.shape[:2]
+    shape = consumer.outputs
     scale = _scale_behind(consumer.node.outputs[0], shape[0] * shape[1])
     return np.ones(shape) if scale is None else np.square(scale.astype(np.float64)).reshape(shape)
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-BLOCK = 2048  # rows that are multiplied at once
+BLOCK = 1 << 23  # elements that are multiplied at once, about
 
 
 class Moments:
@@ -24,13 +24,13 @@ class Moments:
         self._block: list[tuple[Array, Array]] = []
         self._shift: tuple[Array, Array] | None = None
         self._sum: list[Array] = []
-        self._square = self._cross = self._own = np.zeros(())
+        self._square = self._cross = np.zeros(())
 
     def add(self, rows: Array, targets: Array | None = None) -> None:
         """Rows, shape [groups, count, features], and their targets, shape [groups, count, outputs]."""
         self._block.append((rows, rows[:, :, :0] if targets is None else targets))
         self._held += rows.shape[1]
-        if self._held >= BLOCK:
+        if self._held * max(rows.shape[2], self._block[-1][1].shape[2]) >= BLOCK:
             self._flush()
 
     def _flush(self) -> None:
@@ -40,15 +40,14 @@ class Moments:
         self._block, self._held = [], 0
         if self._shift is None:
             self._shift = (
-                rows.mean(1, keepdims=True, dtype=np.float64),
-                y.mean(1, keepdims=True, dtype=np.float64),
+                rows.mean(1, keepdims=True, dtype=np.float64).astype(np.float32),
+                y.mean(1, keepdims=True, dtype=np.float64).astype(np.float32),
             )
             self._sum = [np.zeros(s[:, 0].shape) for s in self._shift]
-        z, y = ((x - s).astype(np.float32) for x, s in zip((rows, y), self._shift, strict=True))
+        z, y = (x.astype(np.float32) - s for x, s in zip((rows, y), self._shift, strict=True))
         self._sum = [s + x.sum(1, dtype=np.float64) for s, x in zip(self._sum, (z, y), strict=True)]
         self._square = self._square + z.transpose(0, 2, 1) @ z
         self._cross = self._cross + y.transpose(0, 2, 1) @ z
-        self._own = self._own + np.square(y, dtype=np.float64).sum(1)
         self._count += rows.shape[1]
 
     @property
@@ -80,13 +79,6 @@ class Moments:
         self._flush()
         z, y = (s / self.count for s in self._sum)
         found: Array = self._cross / self.count - y[:, :, None] * z[:, None]
-        return found
-
-    @property
-    def target_variance(self) -> Array:
-        """Variance of each target, shape [groups, outputs]."""
-        self._flush()
-        found: Array = self._own / self.count - np.square(self._sum[1] / self.count)
         return found
 
     def _mean(self, which: int) -> Array:

@@ -17,6 +17,15 @@ Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]
 
 
+def pick(count: int, most: int, valid: Array | None, seed: Sequence[int], name: str) -> Index:
+    """At most `most` of `count` places, those of padding left out where that is known, ascending."""
+    all_ = np.arange(count) if valid is None or len(valid) != count else np.flatnonzero(valid)
+    if len(all_) <= most:
+        return all_
+    rng = np.random.default_rng([*seed, zlib.crc32(name.encode())])
+    return np.sort(rng.choice(all_, most, replace=False))
+
+
 @dataclass(frozen=True)
 class Sampler:
     """Picks the same places of a consumer's output each time it is asked.
@@ -36,12 +45,7 @@ class Sampler:
     def places(self, batch: int, count: int) -> Index:
         """Which of `count` output places of batch number `batch` are used, ascending."""
         share = max(1, -(-self.most // len(self.valid)))
-        valid = self.valid[batch]
-        all_ = np.arange(count) if valid is None or len(valid) != count else np.flatnonzero(valid)
-        if len(all_) <= share:
-            return all_
-        rng = np.random.default_rng([self.seed, batch, zlib.crc32(self.consumer.name.encode())])
-        return np.sort(rng.choice(all_, share, replace=False))
+        return pick(count, share, self.valid[batch], [self.seed, batch], self.consumer.data)
 
     def rows(self, batch: int, data: Array) -> Array:
         """Rows of the weight's input `data`, shape [groups, sampled, features]."""

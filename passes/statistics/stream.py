@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,28 +25,47 @@ class Stream:
         model: what runs; nodes that have not run yet may be changed. A copy in float32 where the given one
             has half precision.
         valid: per batch which tokens are not padding, see `valid_tokens`.
+        later: names of tensors that will be asked for again, besides those that nodes still wait for.
     """
 
-    def __init__(self, model: Model, context: Context, batches: Sequence[Feeds]) -> None:
+    def __init__(
+        self, model: Model, context: Context, batches: Sequence[Feeds], later: Iterable[str] = ()
+    ) -> None:
         wide = has_halves(model)
         self.model = widen(model) if wide else model
         self.context = context
+        self.batches = batches
         self.live: list[dict[str, Array]] = [dict(widen_feeds(b) if wide else b) for b in batches]
         self.valid = [valid_tokens(batch) for batch in batches]
+        self.later = Counter(later)
+        self._count = len(self.model.graph.nodes)
         self._waiting: dict[int, gs.Node] = {id(n): n for n in self.model.graph.nodes}
 
-    def reach(self, *names: str) -> list[list[Array]]:
-        """The named tensors in every batch, running whatever nodes they still need."""
-        missing = [name for name in names if name not in self.live[0]]
-        if missing:
-            self._run(list(self._needed(missing)), names)
-        return [[batch[name] for name in names] for batch in self.live]
+    def reach(self, *names: str) -> Iterator[list[Array]]:
+        """The named tensors in every batch in turn, running whatever nodes they still need.
+
+        Take all of them: what nobody needs any more is forgotten batch by batch.
+        """
+        nodes = list(self.needed([name for name in names if name not in self.live[0]]))
+        for node in nodes:
+            del self._waiting[id(node)]
+        needed = {name for node in self._waiting.values() for name in _reads(node)} | set(+self.later)
+        made = [t.name for node in nodes for t in node.outputs if t.name in needed | set(names)]
+        read = {name for node in nodes for name in _reads(node)} & self.live[0].keys()
+        session = self.context.session(self._piece(nodes, sorted(read), made)) if made else None
+        for batch, feeds in zip(self.live, self.batches, strict=True):
+            if session is not None:
+                batch |= session.run({name: batch[name] for name in read})
+                self.context.ran(feeds, len(nodes) / self._count)
+            yield [batch[name] for name in names]
+            for name in batch.keys() - needed:
+                del batch[name]
 
     def wait_for(self, node: gs.Node) -> None:
         """Count a node that was added to the graph among those that have yet to run."""
         self._waiting[id(node)] = node
 
-    def _needed(self, names: Iterable[str]) -> Iterator[gs.Node]:
+    def needed(self, names: Iterable[str]) -> Iterator[gs.Node]:
         """The waiting nodes that the named tensors depend on, in graph order."""
         wanted = set(names)
         chosen: set[int] = set()
@@ -54,19 +74,6 @@ class Stream:
                 chosen.add(id(node))
                 wanted.update(_reads(node))
         yield from (node for node in self.model.graph.nodes if id(node) in chosen)
-
-    def _run(self, nodes: list[gs.Node], names: Collection[str]) -> None:
-        for node in nodes:
-            del self._waiting[id(node)]
-        later = {name for node in self._waiting.values() for name in _reads(node)} | set(names)
-        later |= {t.name for t in self.model.graph.outputs}
-        made = [t.name for node in nodes for t in node.outputs if t.name in later]
-        read = {name for node in nodes for name in _reads(node)} & self.live[0].keys()
-        session = self.context.session(self._piece(nodes, sorted(read), made))
-        for batch in self.live:
-            batch |= session.run({name: batch[name] for name in read})
-            for name in batch.keys() - later:
-                del batch[name]
 
     def _piece(self, nodes: list[gs.Node], read: Sequence[str], made: Sequence[str]) -> Model:
         whole = self.model.graph

@@ -1,0 +1,219 @@
+"""The residual stream around an atom: regions of tensors between norms, who writes to them, and who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.axes import Axis
+from pruneopt.analysis.infer import Analysis, ConstantUse
+from pruneopt.passes.rotation.linear import UNMOVED, NotLinear, Place
+from pruneopt.passes.rotation.norms import Norm, find_norms
+from pruneopt.passes.statistics.consumers import Consumer
+
+EXTRA = 0.02  # of the model's multiply-accumulates: what maps in the place of gains may cost
+
+
+@dataclass(eq=False)
+class Region:
+    """Tensors that are sums of each other: the same change of basis holds for all, and all are centred or none.
+
+    Attributes:
+        writes: constants that enter, and the dimension with the atom.
+        norms: those that read it.
+        made_by: those whose outputs enter.
+        readers: the nodes that sum over the atom.
+        plain: nothing on the way would change a constant vector.
+    """
+
+    writes: list[tuple[ConstantUse, int]] = field(default_factory=list)
+    norms: list[Norm] = field(default_factory=list)
+    made_by: list[Norm] = field(default_factory=list)
+    readers: list[gs.Node] = field(default_factory=list)
+    plain: bool = True
+
+    @property
+    def centred(self) -> bool:
+        """Whether its means are taken off where it is written, because all that reads it takes them off."""
+        return any(norm.centred for norm in self.norms)
+
+
+@dataclass
+class Residual:
+    """How the atom's basis may change.
+
+    Attributes:
+        place: where the atom is.
+        norms: all norms over it.
+        regions: between the norms.
+        absorbed: per norm whose gain and shift its readers take over, these readers.
+        mapped: norms whose gain becomes a matrix, and the region that it writes to.
+    """
+
+    place: Place
+    norms: list[Norm]
+    regions: list[Region]
+    absorbed: dict[Norm, list[Consumer]] = field(default_factory=dict)
+    mapped: dict[Norm, Region] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Entries of the atom."""
+        return self.place.atom.size[0]
+
+
+def find_residual(analysis: Analysis, atom: Axis, consumers: Mapping[int, Consumer]) -> Residual:
+    """The regions around an atom under a norm, and what becomes of the norms' gains.
+
+    Args:
+        analysis: of the model.
+        atom: the axis.
+        consumers: by the `id` of their nodes.
+
+    Raises:
+        NotLinear: its basis cannot be changed; the text says why.
+    """
+    place = Place(analysis, atom)
+    norms = list(find_norms(place))
+    residual = Residual(place, norms, _regions(place, norms))
+    _check_precision(place)
+    for region in residual.regions:
+        _check_centred(region)
+        for norm in region.made_by:
+            readers = _absorbing(region, place, consumers)
+            if readers is not None:
+                residual.absorbed[norm] = readers
+            elif not _is_plain(norm, residual.size):
+                residual.mapped[norm] = region
+    _check_ties(residual)
+    _check_cost(residual)
+    return residual
+
+
+def _regions(place: Place, norms: list[Norm]) -> list[Region]:
+    inside = {id(node) for norm in norms for node in norm.nodes}
+    areas = _Areas()
+    for node in place.nodes():
+        if id(node) in inside:
+            continue
+        variables = [node.inputs[i] for i in place.inputs(node)]
+        outputs = place.outputs(node)
+        if node.op == "Shape":
+            continue
+        if place.carries(node):
+            region = areas.join([*variables, *outputs])
+            region.plain = region.plain and node.op not in UNMOVED
+            region.writes += [(u, d) for u in place.constants(node) for d in place.dims(u)]
+        elif place.reads(node) or place.writes(node):
+            for tensor in variables:
+                areas.of(tensor).readers.append(node)
+            for use in place.constants(node):
+                if (id(node), use.slot) not in place.summed or len(place.dims(use)) > 1:
+                    areas.join(outputs).writes += [(use, d) for d in _written(place, node, use)]
+        else:
+            raise NotLinear(f"{node.op} '{node.name or node.outputs[0].name}' is not linear along it")
+    for norm in norms:
+        areas.named(norm.data).norms.append(norm)
+        areas.named(norm.output).made_by.append(norm)
+    return areas.all()
+
+
+def _written(place: Place, node: gs.Node, use: ConstantUse) -> Iterator[int]:
+    """The dimensions of a constant that its node's output has, not those that it sums over."""
+    summed = {u.dim for u in place.analysis.contractions if u.node is node and u.slot == use.slot}
+    yield from (d for d in place.dims(use) if d not in summed)
+
+
+class _Areas:
+    """Union-find of tensors by name."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, Region] = {}
+
+    def named(self, name: str) -> Region:
+        return self._of.setdefault(name, Region())
+
+    def of(self, tensor: gs.Tensor) -> Region:
+        return self.named(str(tensor.name))
+
+    def join(self, tensors: list[gs.Tensor]) -> Region:
+        whole = self.of(tensors[0])
+        for tensor in tensors[1:]:
+            other = self.of(tensor)
+            if other is whole:
+                continue
+            whole.writes += other.writes
+            whole.norms += other.norms
+            whole.made_by += other.made_by
+            whole.readers += other.readers
+            whole.plain = whole.plain and other.plain
+            self._of = {n: whole if r is other else r for n, r in self._of.items()}
+        return whole
+
+    def all(self) -> list[Region]:
+        return list({id(r): r for r in self._of.values()}.values())
+
+
+def _check_centred(region: Region) -> None:
+    if region.centred and (region.readers or not all(n.centred for n in region.norms)):
+        raise NotLinear("its mean, which a norm takes off, is read elsewhere, too")
+
+
+def _check_precision(place: Place) -> None:
+    for use in place.uses.values():
+        if np.dtype(use.constant.dtype) not in (np.dtype(np.float32), np.dtype(np.float64)):
+            raise NotLinear(f"'{use.constant.name}' is {use.constant.dtype}, which would round a new basis")
+
+
+def _absorbing(region: Region, place: Place, consumers: Mapping[int, Consumer]) -> list[Consumer] | None:
+    """The readers of a norm's output that can take over its gain and shift; None where some cannot."""
+    if len(region.made_by) != 1 or region.writes or region.norms or not region.plain:
+        return None
+    found = [consumers.get(id(node)) for node in region.readers]
+    size = place.atom.size[0]
+    shifted = bool(region.made_by[0].shift(size).any())
+    whole = [
+        c for c in found if c is not None and not c.shared and c.groups == 1 and not (shifted and _pads(c))
+    ]
+    square = any(place.dim(str(t.name)) is not None for c in whole for t in c.node.outputs)
+    return None if len(whole) < len(found) or square else whole
+
+
+def _pads(consumer: Consumer) -> bool:
+    return consumer.node.op == "Conv" and consumer.window > 1
+
+
+def _is_plain(norm: Norm, size: int) -> bool:
+    """Whether gain and shift hold in any basis: one number, and nothing."""
+    gain = norm.gain(size)
+    return bool((gain == gain[0]).all()) and not norm.shift(size).any()
+
+
+def _check_ties(residual: Residual) -> None:
+    """A weight that is used twice has to stay one."""
+    changes: dict[int, set[tuple[tuple[int, bool], ...]]] = {}
+    centred = {(id(u.node), u.slot, d): r.centred for r in residual.regions for u, d in r.writes}
+    for use in residual.place.uses.values():
+        if use.weight:
+            dims = residual.place.dims(use)
+            change = tuple((d, centred.get((id(use.node), use.slot, d), False)) for d in dims)
+            changes.setdefault(id(use.constant), set()).add(change)
+    if any(len(found) > 1 for found in changes.values()):
+        raise NotLinear("a weight under a norm that takes its mean off is used elsewhere, too")
+
+
+def _check_cost(residual: Residual) -> None:
+    analysis = residual.place.analysis
+    whole = sum(_product(axes) for _, axes in analysis.macs)
+    tokens = [_product(analysis.axes[norm.output]) for norm in residual.mapped]
+    if sum(tokens) * residual.size > EXTRA * whole:
+        raise NotLinear(
+            "a norm's scale lies on the residual path, where a new basis would cost a matrix product"
+        )
+
+
+def _product(axes: list[Axis] | tuple[Axis, ...]) -> float:
+    return float(np.prod([a.size[-1] for a in axes], dtype=np.float64))
