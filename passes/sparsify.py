@@ -13,6 +13,7 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
 from pruneopt.passes.rewriting.weights import set_bias, set_weight
+from pruneopt.passes.sparsity.allocation import measured
 from pruneopt.passes.sparsity.layers import find_layers, shape
 from pruneopt.passes.sparsity.methods import find_method
 from pruneopt.passes.sparsity.patterns import Pattern, parse_pattern
@@ -26,10 +27,11 @@ class Sparsify:
     """Set weights of matrix products and convolutions to zero, in a pattern.
 
     Attributes:
-        sparsity: share of these weights that become zero; `n:m` patterns set it themselves.
+        sparsity: share of these weights that become zero; `n:m` patterns set it themselves, and where the
+            allocation is measured less than that makes some weights sparse and leaves others.
         pattern: where zeros may stand: `unstructured`, blocks of outputs x inputs such as `16x1`, `2:4`, or `2:4x16`.
         method: `magnitude`, `ria`, `wanda` or `sparsegpt`; by default `sparsegpt` with calibration data, else `ria`.
-        allocation: `uniform`.
+        allocation: `uniform`, or `measured`: more zeros where calibration data says that they do less harm.
         only: glob pattern of weight, node or output names.
         samples: rows per layer to look at, at most; at least eight per feature.
     """
@@ -37,17 +39,27 @@ class Sparsify:
     sparsity: float | None = None
     pattern: str = "unstructured"
     method: str | None = None
-    allocation: str | None = None
+    allocation: str = "uniform"
     only: str = "*"
     samples: int = 16_384
 
     def __post_init__(self) -> None:
         pattern = parse_pattern(self.pattern)
         if self.sparsity is None and pattern.share is None:
-            raise UsageError("sparsify: say how many weights become zero, as in sparsify{sparsity=0.8}")
+            raise UsageError(
+                "sparsify: say how many weights become zero, as in sparsity=0.8 or --sparsity 0.8"
+            )
         if self.sparsity is not None and not 0 < self.sparsity < 1:
             raise UsageError(
                 f"sparsify: sparsity={self.sparsity:g} is not between 0 and 1; it is the share of zeros"
+            )
+        if pattern.share is not None and (self.sparsity or 0) > pattern.share:
+            raise UsageError(
+                f"sparsify: pattern {pattern} makes {pattern.share:.0%} of the weights zero at most"
+            )
+        if self.allocation not in ("uniform", "measured"):
+            raise UsageError(
+                f"sparsify: there is no allocation '{self.allocation}'; choose uniform or measured"
             )
         if self.method is not None:
             find_method(self.method)
@@ -67,17 +79,24 @@ class Sparsify:
         layers = find_layers(analysis, self.only, context.keep)
         if not layers.chosen:
             raise PruneoptError(f"no weight of this model can become sparse: {_reasons(layers.left)}")
-        shares = self._shares(layers.chosen, settings)
+        shares = self._shares(model, layers.chosen, settings, context)
         context.progress(f"sparsify {len(shares)} weights ({name}, {settings.pattern})")
         changes = list(_changes(model, shares, settings, context))
         check(changes, shares, settings.pattern)
         made = apply(model, changes)
         context.same_tensors(made, model)
-        entry = _entry(changes, layers.left) | {"method": name, "pattern": str(settings.pattern)}
-        return Outcome(made, entry)
+        how = {"method": name, "pattern": str(settings.pattern), "data": bool(context.calibration)}
+        return Outcome(made, how | _entry(changes, layers.left))
 
-    def _shares(self, layers: Sequence[Consumer], settings: Settings) -> dict[Consumer, float]:
-        return dict.fromkeys(layers, self.sparsity or settings.pattern.share or 0.0)
+    def _shares(
+        self, model: Model, layers: Sequence[Consumer], settings: Settings, context: Context
+    ) -> dict[Consumer, float]:
+        if self.allocation == "uniform" or not context.calibration:
+            return dict.fromkeys(layers, settings.pattern.share or self.sparsity or 0.0)
+        share = self.sparsity or settings.pattern.share or 0.0
+        batches = split_batches(context.calibration)
+        found = measured(model, layers, share, settings, context, batches)
+        return {layer: each for layer, each in found.items() if each > 0}
 
 
 def _changes(

@@ -44,6 +44,11 @@ class Gram:
         found: Array = np.triu(np.linalg.inv(lower[::-1, ::-1]))
         return found.astype(np.float32)
 
+    @cached_property
+    def freedom(self) -> Array:
+        """The diagonal of the inverse of the damped matrix, shape [features]: w^2 / freedom is what losing w costs."""
+        return np.asarray(np.square(self.root.astype(np.float64)).sum(0))
+
     def error(self, change: Array) -> float:
         """Squared error of the outputs, summed, when the weight changes so; shape [outputs, features]."""
         return float(np.einsum("of,of->", change @ self.matrix.astype(change.dtype), change))

@@ -80,11 +80,11 @@ class Pattern:
         """The mask that keeps the units of the largest scores, shape [outputs, features]; of equals the first.
 
         Args:
-            scores: of each weight, not negative; a unit counts with their sum.
+            scores: of each weight, not negative; a unit counts with their mean.
             sparsity: share of the units that become zero; groups set it themselves.
             by_row: units compete within their row of units, not within the whole matrix.
         """
-        units = self.units(scores)
+        units = self.units(scores) / self.units(np.ones(scores.shape, np.float32))
         if self.group:
             chosen = _best_of_groups(units, self.kept, self.group)
         elif by_row:

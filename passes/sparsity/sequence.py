@@ -99,15 +99,15 @@ def change(
     weight = consumer.as_matrix(values(consumer.use.constant)).astype(np.float32)
     method, pattern = settings.method, settings.pattern
     if moments is None:
-        found = np.stack([method.prune(w, None, pattern, share) for w in weight])
+        found = np.stack([method.prune(w, None, pattern, share) for w in weight]) + 0.0  # no -0.0
         return Change(consumer.stored(found), None, _sparsity(found, pattern), None)
     moving = bias is not None and method.refits
-    grams = _grams(moments, moving)
-    found = np.stack([method.prune(w, g, pattern, share) for w, g in zip(weight, grams, strict=True)])
+    known = grams(moments, moving)
+    found = np.stack([method.prune(w, g, pattern, share) for w, g in zip(weight, known, strict=True)]) + 0.0
     lost = weight - found
     moved = np.einsum("gof,gf->go", lost, moments.mean).reshape(-1)
-    wrong = sum(g.error(each) for g, each in zip(grams, lost, strict=True))
-    spread = sum(g.error(w) for w, g in zip(weight, _grams(moments, True), strict=True))
+    wrong = sum(g.error(each) for g, each in zip(known, lost, strict=True))
+    spread = sum(g.error(w) for w, g in zip(weight, grams(moments, True), strict=True))
     return Change(
         consumer.stored(found),
         bias + moved if bias is not None and moving else None,
@@ -120,7 +120,7 @@ def _sparsity(found: Array, pattern: Pattern) -> float:
     return float(np.mean([pattern.sparsity(w) for w in found]))
 
 
-def _grams(moments: Moments, centred: bool) -> list[Gram]:
+def grams(moments: Moments, centred: bool) -> list[Gram]:
     """Of each group of channels; around the mean where a bias takes that over."""
     covariance, mean = moments.covariance, moments.mean
     squares = np.diagonal(covariance, axis1=1, axis2=2) + np.square(mean)

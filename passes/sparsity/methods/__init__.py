@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 
 from pruneopt.errors import UsageError
 from pruneopt.passes.sparsity.gram import Gram
+from pruneopt.passes.sparsity.methods.admm import admm
 from pruneopt.passes.sparsity.methods.magnitude import magnitude
 from pruneopt.passes.sparsity.methods.ria import ria
 from pruneopt.passes.sparsity.methods.sparsegpt import sparsegpt
@@ -39,6 +40,7 @@ METHODS: dict[str, Method] = {
     "wanda": Method(wanda),
     "ria": Method(ria, data=False),
     "sparsegpt": Method(sparsegpt, refits=True),
+    "admm": Method(admm, refits=True),
 }
 
 

@@ -18,14 +18,16 @@ BLOCK = 128  # features, about, whose units are chosen together
 def sparsegpt(weight: Array, gram: Gram | None, pattern: Pattern, sparsity: float) -> Array:
     """The weight with units taken out and the others refitted, shape [outputs, features].
 
-    Groups of `n:m` are decided on when the sweep reaches them, all other units at the start of their block.
+    Groups of `n:m` are decided on when the sweep reaches them, all other units at the start of their block. How
+    many of a block go (the paper: the same share of each) follows from a first look at all costs together.
     """
     root = needed(gram, "sparsegpt").root
     left = weight.T.astype(np.float32)  # [features, outputs]: a feature is contiguous
+    first = pattern.keep(_costs(left, root, pattern.features).T, sparsity)
     step = max(1, BLOCK // pattern.span) * pattern.span
     for start in range(0, len(left), step):
         own = slice(start, min(start + step, len(left)))
-        errors = _sweep(left[own], root[own, own], pattern, sparsity)
+        errors = _sweep(left[own], root[own, own], pattern, pattern.zero_units(first[:, own]))
         left[own.stop :] -= root[own, own.stop :].T @ errors
     return np.ascontiguousarray(left.T).astype(weight.dtype)
 

@@ -1,0 +1,37 @@
+"""ADMM (Boza 2024, "Fast and effective weight update for pruned large language models"): all features make up for all.
+
+Minimise |Z^T (W - W0)|^2 subject to zeros, by alternating a ridge regression, whose matrix is inverted once, and a
+projection onto the zeros. The mask follows the regression's own weights while the share of zeros rises; the last
+rounds settle the weights for a mask that stays. Features are scaled to unit norm first, so that the projection's
+magnitudes are errors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pruneopt.passes.sparsity.gram import Gram, needed
+from pruneopt.passes.sparsity.patterns import Array, Pattern
+
+RISING, SETTLING = 15, 5  # rounds
+PENALTY = 1.0  # of the distance between both solutions, in units of a feature's scaled variance
+
+
+def admm(weight: Array, gram: Gram | None, pattern: Pattern, sparsity: float) -> Array:
+    """The weight on the units that are worth most once all others are refitted, shape [outputs, features]."""
+    damped = needed(gram, "admm").damped
+    scale = np.sqrt(np.diagonal(damped))
+    moment = damped / scale / scale[:, None]
+    inverse = np.linalg.inv(moment + PENALTY * np.eye(len(moment))).astype(np.float32)
+    start = (weight * scale).astype(np.float32)
+    target = start @ moment.astype(np.float32)
+    free, dual = start, np.zeros_like(start)
+    zeros = start
+    for step in range(RISING + SETTLING):
+        if step < RISING:
+            share = sparsity * (1 - (1 - (step + 1) / RISING) ** 3)
+            keep = pattern.keep(np.square(free + dual), share)
+        zeros = (free + dual) * keep
+        dual = dual + free - zeros
+        free = (target + PENALTY * (zeros - dual)) @ inverse
+    return np.asarray((zeros / scale).astype(weight.dtype))

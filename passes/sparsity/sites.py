@@ -1,0 +1,127 @@
+"""What sparsity costs each layer: its error as a function of its share of zeros, and what that is worth at the outputs.
+
+A layer's curve sums the costs of single units, least first. A probe says what the error is worth: the layer alone
+is made as sparse as all shall be on average, and the damage at the outputs is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from pruneopt.analysis.observe import Feeds
+from pruneopt.model import Model, values
+from pruneopt.passes.base import Context
+from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
+from pruneopt.passes.sparsity.gram import Gram
+from pruneopt.passes.sparsity.layers import shape
+from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.sparsity.sequence import Change, Settings, change, grams, measure, same_rows
+from pruneopt.passes.statistics.consumers import Consumer
+from pruneopt.passes.statistics.damage import damage, distributions, outputs
+from pruneopt.passes.statistics.stream import Stream
+
+LEVELS = np.linspace(0, 1, 65)  # shares of zeros that a curve is known at
+PROBES = 48  # runs at most; layers between probed ones of the same shapes get what lies between
+FEW = 2  # batches per probe
+SAMPLES = 4096  # rows per layer that curves are worked out from
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Layers that read the same features, and are probed together.
+
+    Attributes:
+        curves: error of each layer at the shares of zeros in LEVELS.
+        probe: each layer at the share asked for.
+    """
+
+    layers: Sequence[Consumer]
+    curves: Sequence[Array]
+    probe: Sequence[Change]
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What layers at the same place of another block have in common with these."""
+        return tuple(shape(layer) for layer in self.layers)
+
+
+def study(
+    model: Model,
+    layers: Sequence[Consumer],
+    sparsity: float,
+    settings: Settings,
+    context: Context,
+    batches: Sequence[Feeds],
+) -> list[Site]:
+    """Curves and probes of all layers, in one run of the model as it is."""
+    context.progress("statistics")
+    stream = Stream(model.copy(), context, batches)
+    nodes = {t.name: node for node in stream.model.graph.nodes for t in node.outputs}
+    sites = []
+    for _, siblings in groupby(layers, key=same_rows):
+        together = list(siblings)
+        moments = measure(together[0], stream, SAMPLES, context.seed)
+        biases = [bias_of(nodes[c.name]) for c in together]
+        sites.append(
+            Site(
+                together,
+                [_curve(c, settings.pattern, grams(moments, True)) for c in together],
+                [change(c, moments, b, sparsity, settings) for c, b in zip(together, biases, strict=True)],
+            )
+        )
+    return sites
+
+
+def _curve(consumer: Consumer, pattern: Pattern, known: Sequence[Gram]) -> Array:
+    """Summed costs of the cheapest units, each by itself with all others refitted; shape of LEVELS."""
+    weight = consumer.as_matrix(values(consumer.use.constant))
+    costs = np.concatenate(
+        [pattern.units(np.square(w) / g.freedom).reshape(-1) for w, g in zip(weight, known, strict=True)]
+    )
+    total = np.concatenate([[0.0], np.cumsum(np.sort(costs))])
+    return np.asarray(np.interp(LEVELS, np.linspace(0, 1, len(total)), total))
+
+
+def rates(model: Model, sites: Sequence[Site], context: Context, batches: Sequence[Feeds]) -> list[float]:
+    """Damage at the outputs that each site's probe does by itself."""
+    few = list(batches[:FEW])
+    probabilities = distributions(model.graph)
+    dense = outputs(model, context, few)
+    found: dict[int, float] = {}
+    for i in _probed(sites):
+        context.progress(f"probe {sites[i].layers[0].use.constant.name}")
+        found[i] = damage(dense, outputs(_alone(model, sites[i]), context, few), probabilities)
+    return [_between(i, sites, found) for i in range(len(sites))]
+
+
+def _probed(sites: Sequence[Site]) -> list[int]:
+    """Which sites to probe: all, or of each kind some, the first and the last among them."""
+    if len(sites) <= PROBES:
+        return list(range(len(sites)))
+    kinds: dict[tuple[object, ...], list[int]] = {}
+    for i, site in enumerate(sites):
+        kinds.setdefault(site.kind, []).append(i)
+    each = max(2, PROBES // len(kinds))
+    return sorted({own[round(x)] for own in kinds.values() for x in np.linspace(0, len(own) - 1, each)})
+
+
+def _between(i: int, sites: Sequence[Site], found: dict[int, float]) -> float:
+    """The damage of a site: as probed, or geometrically between the nearest of its kind."""
+    own = [k for k in found if sites[k].kind == sites[i].kind]
+    logs = np.log([max(found[k], np.finfo(float).tiny) for k in own])
+    return float(np.exp(np.interp(i, own, logs)))
+
+
+def _alone(model: Model, site: Site) -> Model:
+    """The model with the layers of one site as sparse as probed."""
+    made = model.copy()
+    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
+    for consumer, each in zip(site.layers, site.probe, strict=True):
+        set_weight(made, nodes[consumer.name], each.weight)
+        if each.bias is not None:
+            set_bias(made, nodes[consumer.name], each.bias)
+    return made
