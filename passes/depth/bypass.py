@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.blocks import Block, Blocks, bypass_of
@@ -14,19 +17,68 @@ from pruneopt.passes.exact.identities import drop_dead, replace
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import twins
 
+if TYPE_CHECKING:
+    from pruneopt.passes.depth.switches import Inserter
 
-def bypass(blocks: Blocks, dropped: Sequence[Block]) -> Model:
+Array = npt.NDArray[Any]
+
+
+class Map(Protocol):
+    """What takes the place of dropped blocks."""
+
+    def nodes(self, entry: gs.Tensor, name: str) -> list[gs.Node]:
+        """Nodes that compute it from the blocks' entry; the last one makes the tensor `name`."""
+
+    def insert(self, at: Inserter, entry: gs.Tensor) -> gs.Tensor:
+        """The same in other words, for the model that the result is compared with."""
+
+
+@dataclass(frozen=True)
+class Amends:
+    """What makes up for dropped blocks.
+
+    Attributes:
+        maps: exit of a dropped block -> what is computed from its entry instead of it.
+        weights: (place of a node, input) -> the weight that it gets; layers that were merged into it are in there.
+    """
+
+    maps: Mapping[str, Map] = field(default_factory=dict)
+    weights: Mapping[tuple[int, int], Array] = field(default_factory=dict)
+
+    def put_weights(self, model: Model) -> None:
+        """Set the weights in a copy of the model whose nodes are still in their places."""
+        names = Names(model.graph)
+        for (place, slot), value in self.weights.items():
+            node = model.graph.nodes[place]
+            old = node.inputs[slot]
+            name = old.name if len(old.outputs) == 1 else names.new(f"{old.name}_merged")
+            node.inputs[slot] = gs.Constant(name, value.astype(old.dtype))
+
+
+NOTHING = Amends()
+
+
+def bypass(blocks: Blocks, dropped: Sequence[Block], amends: Amends = NOTHING) -> Model:
     """A copy of the analysed model without the dropped blocks.
 
     Inputs and outputs of the graph that serve the dropped blocks alone go with them.
+
+    Args:
+        blocks: of the model.
+        dropped: in graph order, none inside another.
+        amends: what makes up for them.
     """
     model = blocks.analysis.model.copy()
+    amends.put_weights(model)
     graph, names = model.graph, Names(model.graph)
     _tell_shapes(model, blocks, blocks.removed(dropped), names)
     tensors = {t.name: t for t in (*graph.inputs, *(t for n in graph.nodes for t in n.outputs))}
     around = bypass_of(dropped)
     for block in dropped:
-        _put(graph, tensors[block.exit], tensors[target(block.exit, around)], names)
+        entry = tensors[target(block.exit, around)]
+        if block.exit in amends.maps:
+            entry = _mapped(graph, amends.maps[block.exit], entry, names.new(f"{block.exit}_mapped"))
+        _put(graph, tensors[block.exit], entry, names)
     sides = {name for block in dropped for name in block.sides}
     graph.outputs = [t for t in graph.outputs if t.name not in sides]
     drop_dead(graph)
@@ -41,6 +93,15 @@ def target(name: str, around: dict[str, str]) -> str:
     while name in around:
         name = around[name]
     return name
+
+
+def _mapped(graph: gs.Graph, each: Map, entry: gs.Tensor, name: str) -> gs.Tensor:
+    """The result of a map, whose nodes come right behind what makes its entry."""
+    fresh = each.nodes(entry, name)
+    maker = entry.inputs[0] if entry.inputs else None
+    place = next((i + 1 for i, node in enumerate(graph.nodes) if node is maker), 0)
+    graph.nodes[place:place] = fresh
+    return fresh[-1].outputs[0]
 
 
 def _put(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor, names: Names) -> None:

@@ -12,8 +12,11 @@ from pruneopt.analysis.infer import analyse
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
-from pruneopt.passes.depth.bypass import bypass
+from pruneopt.passes.depth.bypass import Amends, bypass
 from pruneopt.passes.depth.criteria import find_criterion
+from pruneopt.passes.depth.judge import Judge
+from pruneopt.passes.depth.laco import merge_layers
+from pruneopt.passes.depth.linear import fit_maps
 from pruneopt.passes.depth.select import Costs, Goal, by_score, greedy
 from pruneopt.passes.depth.study import Study
 from pruneopt.passes.depth.switches import Bypassed
@@ -39,6 +42,8 @@ class Depth:
         part: `encoder` or `decoder` of a model that has both: a decoder is what reads another stream's end.
         cache: blocks that feed outputs of their own (key-value caches) may go, and these outputs and inputs with them.
         only: glob pattern of block names, or of names of tensors or nodes inside.
+        fit: `linear` puts a linear map in the place of dropped blocks where that helps (needs calibration data).
+        merge: add what dropped layers have over the layer before them to its weights, where that helps (LaCo).
     """
 
     ratio: float | None = None
@@ -51,6 +56,8 @@ class Depth:
     part: str = "all"
     cache: bool = False
     only: str = "*"
+    fit: str | None = None
+    merge: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ratio", "macs", "params"):
@@ -63,6 +70,10 @@ class Depth:
             raise UsageError(f"depth: there is no part '{self.part}'; choose from {', '.join(PARTS)}")
         if self.unit not in (None, "layer", "block"):
             raise UsageError(f"depth: there is no unit '{self.unit}'; choose layer or block")
+        if self.fit not in (None, "linear"):
+            raise UsageError(f"depth: there is no fit '{self.fit}'; choose linear")
+        if self.fit and self.merge:
+            raise UsageError("depth: choose fit or merge; each makes up for the same blocks")
         ways = [self.ratio is not None, self.drop is not None, self.blocks is not None, bool(self.budgets)]
         if sum(ways) != 1:
             raise UsageError(
@@ -80,7 +91,10 @@ class Depth:
 
         Raises:
             PruneoptError: nothing can be removed, or not as much as was asked for.
+            UsageError: `fit` or `merge` without calibration data.
         """
+        if (self.fit or self.merge) and not context.calibration:
+            raise UsageError("depth: fit and merge need real inputs; give --calib")
         blocks = Blocks(analyse(model, context.observation(model)))
         if self.blocks is not None:
             return self._rewrite(blocks, self._named(blocks, context), context, {})
@@ -146,7 +160,7 @@ class Depth:
 
     def _choose(self, study: Study, goal: Goal) -> tuple[list[Block], dict[str, Any]]:
         """The blocks to drop, and what the report says of the choice."""
-        name, costs = self.criterion or "greedy", Costs(study.blocks)
+        name, costs = self.criterion or "greedy", Costs(study.blocks, bool(self.fit))
         study.context.progress(f"score {len(study.units)} blocks ({name})")
         if name == "greedy":
             dropped, curve = greedy(study.units, study.damage, goal, costs)
@@ -165,15 +179,32 @@ class Depth:
             {"name": b.name, "entry": b.entry, "exit": b.exit, "macs": costs.saved("macs", [b])}
             for b in dropped
         ]
-        entry = {"dropped": listed, "macs": 1 - costs.saved("macs", dropped), **entry}
+        entry = {"dropped": listed, **entry}
         if not dropped:
             return Outcome(model, entry)
-        small = bypass(blocks, dropped)
+        amends = self._amends(blocks, dropped, context)
+        entry |= {"mapped": list(amends.maps), "merged": _owners(blocks, amends)}
+        small = bypass(blocks, dropped, amends)
         ends = _gone(model, small)
         context.dropped.update(ends)
         if ends:
             entry["signature"] = sorted(ends)
-        return Outcome(small, entry, Bypassed(blocks, dropped))
+        return Outcome(small, entry, Bypassed(blocks, dropped, amends))
+
+    def _amends(self, blocks: Blocks, dropped: Sequence[Block], context: Context) -> Amends:
+        """What makes up for the dropped blocks."""
+        if not self.fit and not self.merge:
+            return Amends()
+        context.progress("fit" if self.fit else "merge")
+        fit, held = hold_out(split_batches(context.calibration))
+        judge = Judge(blocks, dropped, context, held)
+        return fit_maps(blocks, dropped, judge, fit) if self.fit else merge_layers(blocks, dropped, judge)
+
+
+def _owners(blocks: Blocks, amends: Amends) -> list[str]:
+    """The layers whose weights changed."""
+    places = {place for place, _ in amends.weights}
+    return [layer.name for layer in blocks.layers if places & layer.nodes]
 
 
 def _gone(before: Model, after: Model) -> set[str]:

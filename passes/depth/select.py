@@ -8,6 +8,8 @@ from math import prod
 
 from pruneopt.analysis.blocks import Block, Blocks, Term
 from pruneopt.errors import PruneoptError
+from pruneopt.passes.depth.judge import last_of_runs
+from pruneopt.passes.depth.study import feature_dimension
 
 Damage = Callable[[Sequence[Block]], float]
 
@@ -26,17 +28,30 @@ class Goal:
 
 
 class Costs:
-    """Costs saved by dropping blocks, as shares of the whole model's, at the larger observed input size."""
+    """Costs saved by dropping blocks, as shares of the whole model's, at the larger observed input size.
 
-    def __init__(self, blocks: Blocks) -> None:
+    Attributes:
+        mapped: each run of dropped blocks gets a linear map in its place, which costs something itself.
+    """
+
+    def __init__(self, blocks: Blocks, mapped: bool = False) -> None:
         self.blocks = blocks
+        self.mapped = mapped
         self.terms = {"macs": blocks.macs_terms, "params": blocks.params_terms}
         everything = set(range(len(blocks.flow.nodes)))
         self.whole = {name: max(_volume(terms(everything)), 1) for name, terms in self.terms.items()}
 
     def saved(self, cost: str, dropped: Sequence[Block]) -> float:
         """Share of a cost that goes with these blocks together."""
-        return _volume(self.terms[cost](self.blocks.removed(dropped))) / self.whole[cost]
+        gone = _volume(self.terms[cost](self.blocks.removed(dropped)))
+        added = sum(self._map(block, cost) for block in last_of_runs(dropped)) if self.mapped else 0
+        return (gone - added) / self.whole[cost]
+
+    def _map(self, block: Block, cost: str) -> int:
+        """What a linear map of a block's features costs."""
+        sizes = [axis.size[-1] for axis in self.blocks.analysis.axes[block.entry]]
+        features = sizes[feature_dimension(self.blocks, block)]
+        return prod(sizes) * features if cost == "macs" else features * (features + 1)
 
     def missing(self, goal: Goal, dropped: Sequence[Block]) -> float:
         """How much is still to go, 0 where the goal is met: blocks, or the largest excess over a share."""

@@ -17,9 +17,9 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.blocks import Block, Blocks
 from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model
+from pruneopt.passes.depth.bypass import NOTHING, Amends
 from pruneopt.passes.rewriting.names import Names
 
-Replacement = Callable[["Inserter", gs.Tensor, Block], gs.Tensor]
 Switch = Callable[[Block], gs.Tensor]
 
 
@@ -30,17 +30,17 @@ class Bypassed:
     Attributes:
         blocks: of the model before the rewrite.
         dropped: the blocks that went.
-        replacement: what stands in a block's place, computed from its entry; by default the entry itself.
+        amends: what makes up for them.
     """
 
     blocks: Blocks
     dropped: Sequence[Block]
-    replacement: Replacement | None = None
+    amends: Amends = NOTHING
 
     def references(self) -> Iterator[tuple[Model, Feeds]]:
         """The whole model, switched, for every observed input size."""
         yes = gs.Constant(Names(self.blocks.analysis.model.graph).new("pruneopt_off"), np.array(True))
-        model = switched(self.blocks, self.dropped, lambda block: yes, self.replacement)
+        model = switched(self.blocks, self.dropped, lambda block: yes, self.amends)
         for feeds in self.blocks.analysis.seen.feeds:
             yield model, feeds
 
@@ -54,33 +54,33 @@ class Bypassed:
         return None if known or array.dtype.kind not in "fV" else array
 
 
-def switched(
-    blocks: Blocks, off: Iterable[Block], switch: Switch, replacement: Replacement | None = None
-) -> Model:
+def switched(blocks: Blocks, off: Iterable[Block], switch: Switch, amends: Amends = NOTHING) -> Model:
     """A copy of the analysed model in which each block of `off` is bypassed where its switch is true.
 
     Args:
         blocks: of the model.
         off: blocks to put a switch at; they may overlap.
         switch: the boolean scalar of a block.
-        replacement: what stands in a block's place.
+        amends: what makes up for blocks that are switched off.
     """
-    insert = Inserter(blocks)
+    insert = Inserter(blocks, amends)
     for block in off:
-        if block.branches and replacement is None:
+        if block.branches and block.exit not in amends.maps:
             for total, addend in block.branches:
                 insert.silence(total, addend, switch(block))
         else:
-            insert.select(block, switch(block), replacement)
+            insert.select(block, switch(block))
     return insert.finish()
 
 
 class Inserter:
     """Puts nodes around those of a copy."""
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: Blocks, amends: Amends) -> None:
         self.flow = blocks.flow
+        self.amends = amends
         self.model = blocks.analysis.model.copy()
+        amends.put_weights(self.model)
         self.names = Names(self.model.graph)
         self.nodes: list[gs.Node] = list(self.model.graph.nodes)
         self.tensors = {
@@ -100,15 +100,17 @@ class Inserter:
             zero = self.node("CastLike", [zero, node.inputs[slot]])
         node.inputs[slot] = self.node("Where", [off, zero, node.inputs[slot]])
 
-    def select(self, block: Block, off: gs.Tensor, replacement: Replacement | None) -> None:
-        """x -> where(off, entry, x)"""
+    def select(self, block: Block, off: gs.Tensor) -> None:
+        """x -> where(off, entry, x), or what the amends put in the entry's place"""
         place, target = self.flow.maker[block.exit], self.tensors[block.exit]
         self._place = self.after.setdefault(place, [])
         maker = target.inputs[0]  # the node itself, or the switch put behind it before
         inner = gs.Variable(self.names.new(f"{block.exit}//whole"), target.dtype)
         maker.outputs = [inner if t is target else t for t in maker.outputs]
         entry = self.tensors[block.entry]
-        instead = replacement(self, entry, block) if replacement else entry
+        instead = (
+            self.amends.maps[block.exit].insert(self, entry) if block.exit in self.amends.maps else entry
+        )
         switch = self.names.new("pruneopt_switch")
         self._place.append(gs.Node("Where", switch, {}, [off, instead, inner], [target]))
 

@@ -115,9 +115,12 @@ class Blocks:
         return found
 
     def names(self, block: Block) -> list[str]:
-        """Names of the nodes and tensors that die with a block."""
-        nodes = [self.flow.nodes[i] for i in sorted(block.nodes)]
-        return [name for n in nodes for name in (n.name, *(t.name for t in (*n.outputs, *n.inputs))) if name]
+        """Names of the nodes that die with a block, of what they make, and of their constants."""
+        found = []
+        for node in (self.flow.nodes[i] for i in sorted(block.nodes)):
+            constants = (t for t in node.inputs if isinstance(t, gs.Constant))
+            found += [name for name in (node.name, *(t.name for t in (*node.outputs, *constants))) if name]
+        return found
 
     def removed(self, blocks: Iterable[Block]) -> set[int]:
         """Places of the nodes that die when all these blocks are bypassed at once."""
@@ -200,10 +203,10 @@ class Blocks:
     def _refusal(self, block: Block) -> str:
         if not block.nodes:
             return "nothing is saved: all that it computes is read elsewhere, too"
-        kinds = {self._kind(block.entry), self._kind(block.exit)} - {None}
+        kinds = {self.kind(block.entry), self.kind(block.exit)} - {None}
         return "" if len(kinds) < 2 else "it changes the type from {} to {}".format(*map(str, kinds))
 
-    def _kind(self, name: str) -> Any:
+    def kind(self, name: str) -> Any:
         """Element type of a tensor as far as a constant, a Cast or an input on its way tells it."""
         while name in self.flow.maker:
             node = self.flow.nodes[self.flow.maker[name]]

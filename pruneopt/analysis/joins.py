@@ -112,9 +112,8 @@ class Stream:
         ]
         if found:
             _, entry, start, branch = min(found)
-            work = self.flow.between(start, branch) & self.working
-            if not work or work & ~self._dead(total, entry):
-                return  # a rotation or a gate; or what was computed for other purposes: no branch of a stream
+            if not self._is_branch(start, total, entry, branch):
+                return
             join = Join(total, entry, branch, skip=b if branch == a else a)
             self.points.add(join.skip)
         else:
@@ -122,6 +121,16 @@ class Stream:
         self.joins[total] = join
         if join.entry != END:
             self.points.add(join.entry)
+
+    def _is_branch(self, start: str, total: str, entry: str, branch: str) -> bool:
+        """Whether work goes when the branch goes, and no other stream runs through it that stays.
+
+        A rotation or a gate does no work. A bias that all attentions share reaches the scores of a later one
+        through the stream itself: these are no branch of the bias.
+        """
+        inside, dead = self.flow.between(start, branch), self._dead(total, entry)
+        totals = sum(self.flow.bit[name] for name, join in self.joins.items() if join.branch)
+        return bool(inside & self.working & dead) and not inside & totals & ~dead
 
     def _dead(self, total: str, entry: str) -> int:
         """What nobody needs for the outputs behind `total` when `entry` takes its place."""
