@@ -52,7 +52,7 @@ class WitnessWriter:
             self._multiply(inner, factor, node, out, after=True)
         elif isinstance(node.inputs[place], gs.Constant):
             constant = node.inputs[place]
-            scaled = (values(constant).astype(np.float64) * factor).astype(values(constant).dtype)
+            scaled = np.asarray(values(constant).astype(np.float64) * factor).astype(values(constant).dtype)
             own = len(constant.outputs) == 1  # then the name is free, and the user's
             name = constant.name if own else self.names.new(f"{constant.name}_scaled")
             node.inputs[place] = gs.Constant(name, scaled)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import couple
+from pruneopt.analysis.axes import Axis, couple
 from pruneopt.analysis.op import Op
 from pruneopt.analysis.rules import pattern, rule
+from pruneopt.analysis.witness import Scaled
+from pruneopt.model import values
 
 REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
 SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")  # a removed entry is an entry of zero
@@ -32,12 +34,50 @@ def reduce(op: Op) -> None:
     for dim in reduced:
         mean = op.node.op == "ReduceMean" and reduced == {dim} and only_scales(op, dim)
         if mean:  # a removed entry counts as zero in a mean over all
-            op.scaled(None, data[dim], 1.0)
+            _keep_divisor(op, data[dim])
         if op.node.op in SUMS or mean:
             op.contract(0, dim)
             couple(data[dim], op.reason(f"{op.node.op} runs over it"))
         else:
             op.statistic(0, dim, f"{op.node.op} runs over it")
+
+
+def _keep_divisor(op: Op, axis: Axis) -> None:
+    """Where epsilon and gain are at hand they make up for the smaller mean, and runtimes still know the norm.
+
+    x / sqrt(S/d + e) * g = x / sqrt(S/k + e d/k) * g sqrt(d/k)
+    """
+    add = _reader(op.node, "Add")
+    root = _reader(add, "Sqrt")
+    inverse = _reader(root, "Reciprocal") or _reader(root, "Div")
+    scaled = _reader(inverse, "Mul")
+    if inverse is not None and inverse.op == "Div" and _wide(op, inverse.outputs[0], -1):
+        scaled = inverse
+    gain = _reader(_reader(scaled, "Cast") or scaled, "Mul")
+    epsilon, slot = _constant(add), _constant(gain)
+    if (
+        add is None
+        or gain is None
+        or epsilon is None
+        or slot is None
+        or values(add.inputs[epsilon]).size != 1
+    ):
+        op.scaled(None, axis, 1.0)
+        return
+    op.witnesses.append(Scaled(add, epsilon, axis, -1.0))
+    op.witnesses.append(Scaled(gain, slot, axis, -0.5))
+
+
+def _reader(node: gs.Node | None, kind: str) -> gs.Node | None:
+    """The one node that reads a node's output, if it is of this kind."""
+    readers = node.outputs[0].outputs if node is not None else []
+    found: gs.Node | None = readers[0] if len(readers) == 1 else None
+    return found if found is not None and found.op == kind else None
+
+
+def _constant(node: gs.Node | None) -> int | None:
+    inputs = node.inputs if node is not None else []
+    return next((i for i, t in enumerate(inputs) if isinstance(t, gs.Constant)), None)
 
 
 ON_THE_WAY = set("Add Sub Mul Div Pow Sqrt Reciprocal Cast Max Clip Identity Abs".split())
