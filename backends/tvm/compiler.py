@@ -1,0 +1,93 @@
+"""From a layer and a schedule to machine code, through TVM and LLVM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pruneopt.backends.tvm.layer import OFFSET_LIMIT, VERSION, Layer, Schedule, digest
+from pruneopt.backends.tvm.packing import Ints
+from pruneopt.backends.tvm.target import Target
+from pruneopt.backends.tvm.templates.frame import kernel
+from pruneopt.backends.tvm.templates.outputs import Outputs
+from pruneopt.backends.tvm.templates.positions import Positions
+
+TEMPLATES = {"outputs": Outputs, "positions": Positions}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One kernel to be compiled: a layer, how it is computed, and for what.
+
+    Two layers of the same shape and schedule share a kernel: their non-zeros are arguments.
+    """
+
+    layer: Layer
+    schedule: Schedule
+    lanes: int
+
+    @property
+    def name(self) -> str:
+        """A name that is the same wherever the same code is meant."""
+        from dataclasses import asdict
+
+        return f"sparse_{digest(VERSION, asdict(self.layer), self.schedule.as_dict(), self.lanes)}"
+
+    def template(self) -> Any:
+        return TEMPLATES[self.schedule.template](self.layer, self.schedule, self.lanes)
+
+    def places(self) -> Ints:
+        """Where the kernel holds each input of a stretch."""
+        return np.array(self.template().places(), np.int64)
+
+    @property
+    def wide_offsets(self) -> bool:
+        """Whether places need more than 16 bits."""
+        return int(self.places().max(initial=0)) >= OFFSET_LIMIT
+
+    @property
+    def scratch(self) -> int:
+        """Floats of working memory that one call needs."""
+        return int(self.template().scratch)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one image times groups; of rows, minus the rows in a tile."""
+        template = self.template()
+        if self.layer.image:
+            return int(template.panel.tiles * self.layer.groups)
+        return -int(getattr(template, "panel", self.schedule).tile)
+
+    @property
+    def spans(self) -> int:
+        """The most parts into which the outputs of a tile can be cut."""
+        template = self.template()
+        return int(template.cut.spans if hasattr(template, "cut") else template.blocks)
+
+    def units(self, n: int) -> int:
+        """Units of work of `n` rows or images that are not cut into parts."""
+        return n * self.tiles if self.layer.image else -(-n // -self.tiles)
+
+    def function(self) -> Any:
+        """The TVM function."""
+        kind = "int32" if self.wide_offsets else "uint16"
+        return kernel(self.name, self.lanes, kind, self.template().emit)
+
+
+def compiled(plans: Sequence[Plan], target: Target) -> Any:
+    """A module with the kernels of all plans. Takes about 0.1 s for each."""
+    import tvm
+
+    functions = {plan.name: plan.function() for plan in plans}
+    # Merged, the sums that belong into registers would be one array in memory that is allocated at every call.
+    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
+        return tvm.compile(tvm.IRModule(functions), target=target.tvm())
+
+
+def write_object(plans: Sequence[Plan], target: Target, path: Path) -> None:
+    """Writes an object file with the kernels of all plans; their symbols are `__tvm_ffi_<name>`."""
+    compiled(plans, target).mod.write_to_file(str(path), "o")

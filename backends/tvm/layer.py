@@ -1,0 +1,97 @@
+"""What one sparse kernel computes, and the knobs of how. Plain facts, no TVM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+# Part of every record and kernel name: raise it when a template changes what it makes of the same knobs.
+VERSION = 1
+OFFSET_LIMIT = 1 << 16
+
+
+@dataclass(frozen=True)
+class Image:
+    """Geometry of a convolution with known spatial sizes; pairs are (height, width), padding (top, left)."""
+
+    size: tuple[int, int]
+    out: tuple[int, int]
+    kernel: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilations: tuple[int, int] = (1, 1)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether output positions are input positions, so that the image may be read as one column."""
+        return (
+            self.kernel == (1, 1)
+            and self.strides == (1, 1)
+            and self.padding == (0, 0)
+            and self.size == self.out
+        )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """y = act(x W' + bias), of rows [M, inputs] -> [M, outputs], or of images [B, C, H, W] where `image` is given.
+
+    `inputs` and `outputs` are those of one of the `groups`; a convolution's inputs are its channels times its
+    taps. `act` is an activation of `templates.activation` with its parameters.
+    """
+
+    inputs: int
+    outputs: int
+    groups: int = 1
+    image: Image | None = None
+    act: tuple[str, tuple[float, ...]] = ("", ())
+
+    @property
+    def channels(self) -> int:
+        """Input channels of one group."""
+        return self.inputs // self.taps
+
+    @property
+    def taps(self) -> int:
+        return self.image.kernel[0] * self.image.kernel[1] if self.image else 1
+
+    def plain(self) -> Layer:
+        """The same without what hardly changes the knobs: the activation."""
+        return replace(self, act=("", ()))
+
+    def key(self) -> str:
+        """A short name of the shape, the same in every run."""
+        return json.dumps(asdict(self.plain()), sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The knobs of one kernel.
+
+    Attributes:
+        template: `outputs` puts neighbouring outputs into the lanes of a vector, `positions` rows or pixels.
+        block: how many neighbouring outputs share their zeros.
+        tile: rows, pixels (pointwise images) or lines (other images) that one unit of work covers.
+        registers: rows (`outputs`) or vectors (`positions`) whose sums are held in registers.
+        depth: inputs, or channels of an image, that are worked through at a time; 0 is all.
+        span: blocks of outputs worked through for each `depth`; 0 is all.
+        unroll: copies of the innermost loop's body.
+    """
+
+    template: str
+    block: int
+    tile: int
+    registers: int
+    depth: int = 0
+    span: int = 0
+    unroll: int = 1
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def digest(*parts: Any) -> str:
+    """Twelve hexadecimal digits that stand for `parts`."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]

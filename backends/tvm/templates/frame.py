@@ -1,0 +1,146 @@
+"""The frame that all kernels share: arguments, units of work, and vectors.
+
+A kernel is `k(x, values, offsets, starts, bias, y, scratch, n, parts, first, last)`. Tensors are flat. It works
+off the units `first <= u < last` of the `n * tiles * groups * parts` there are (`n` rows count as tiles), each
+unit being one part of the outputs of one tile: calls with disjoint ranges may run at the same time, each with a
+`scratch` of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+ARGUMENTS = ("x", "values", "offsets", "starts", "bias", "y", "scratch")
+Expr = Any  # a TVM expression or a Python number
+
+
+def builder() -> Any:
+    """TVM's script builder, imported when it is needed."""
+    from tvm.script.ir_builder import tirx
+
+    return tirx
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The arguments of the kernel that is being built, and the vectors it works on."""
+
+    lanes: int
+    x: Any
+    values: Any
+    offsets: Any
+    starts: Any
+    bias: Any
+    y: Any
+    scratch: Any
+    n: Expr
+    parts: Expr
+    first: Expr
+    last: Expr
+
+    def offset(self, entry: Expr) -> Expr:
+        """Where the input of an entry is."""
+        return builder().Cast("int32", self.offsets[entry])
+
+
+def kernel(name: str, lanes: int, offsets: str, body: Callable[[Frame], None]) -> Any:
+    """A TVM function whose body is what `body` emits; `offsets` is the type of the argument of that name."""
+    from tvm.script.ir_builder import IRBuilder
+
+    T = builder()
+    types = {"offsets": offsets, "starts": "int32"}
+    with IRBuilder() as made:
+        with T.prim_func():
+            T.func_name(name)
+            T.func_attr({"global_symbol": name, "tirx.noalias": True})
+            handles = [T.arg(each, T.handle()) for each in ARGUMENTS]
+            scalars = [T.arg(each, T.int32()) for each in ("n", "parts", "first", "last")]
+            arrays = [
+                _array(handle, types.get(each, "float32"))
+                for each, handle in zip(ARGUMENTS, handles, strict=True)
+            ]
+            body(Frame(lanes, *arrays, *scalars))
+    return made.get()
+
+
+def _array(handle: Any, kind: str) -> Any:
+    """A flat tensor of any length. By default TVM assumes an alignment that users' buffers do not have."""
+    T = builder()
+    return T.match_buffer(handle, (T.int32(),), kind, align=2 if kind == "uint16" else 4)
+
+
+def load(array: Any, index: Expr, lanes: int, step: int = 1) -> Expr:
+    """`lanes` entries of `array`, every `step`-th from `index` on."""
+    return array[index] if lanes == 1 else array[builder().ramp(index, step, lanes)]
+
+
+def store(array: Any, index: Expr, value: Expr, lanes: int) -> None:
+    T = builder()
+    T.buffer_store(array, value, [index if lanes == 1 else T.ramp(index, 1, lanes)])
+
+
+def spread(value: Expr, lanes: int) -> Expr:
+    """`value` in every lane."""
+    return value if lanes == 1 else builder().broadcast(value, lanes)
+
+
+def vectors(count: int, lanes: int) -> list[Any]:
+    """Local vectors; LLVM holds them in registers, because they are only indexed by constants."""
+    T = builder()
+    kept = {"disable_lower_builtin": True}  # else TVM may move them into memory that it allocates at every call
+    return [T.alloc_buffer((lanes,), "float32", scope="local", annotations=kept) for _ in range(count)]
+
+
+def bound(value: Expr) -> Expr:
+    """`value`, computed once."""
+    return builder().bind(value)
+
+
+@contextmanager
+def when(condition: Expr) -> Iterator[None]:
+    """Emit what follows only where `condition` holds."""
+    T = builder()
+    with T.If(condition), T.Then():
+        yield
+
+
+def either(condition: Expr, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+    """Emit both branches."""
+    T = builder()
+    with T.If(condition):
+        with T.Then():
+            then()
+        with T.Else():
+            otherwise()
+
+
+def widths(count: int, lanes: int) -> Iterator[tuple[int, int]]:
+    """(start, lanes) of the vectors that cover `count` entries exactly: full ones, then halves of halves."""
+    start, wide = 0, lanes
+    while start < count:
+        while wide > count - start:
+            wide //= 2
+        yield start, wide
+        start += wide
+
+
+def transposed(rows: list[Expr], lanes: int) -> list[Expr]:
+    """A square of `lanes` vectors, transposed: log2(lanes) rounds of interleaving pairs of vectors."""
+    from tvm.tirx import Shuffle
+
+    half = lanes // 2
+    while half:
+        # Swaps bit `half` of the vector's number with bit `half` of the lane's.
+        low = [i + (lanes if i & half else 0) - (half if i & half else 0) for i in range(lanes)]
+        high = [i + half if not i & half else i + lanes for i in range(lanes)]
+        new = list(rows)
+        for a in range(lanes):
+            if not a & half:
+                pair = [rows[a], rows[a + half]]
+                new[a] = bound(Shuffle(pair, low))
+                new[a + half] = bound(Shuffle(pair, high))
+        rows, half = new, half // 2
+    return rows

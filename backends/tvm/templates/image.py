@@ -1,0 +1,160 @@
+"""Images [B, C, H, W] as a panel, and sums as images.
+
+A tile is a number of output lines. Of each channel the panel holds the input lines that the tile needs, padded
+with zeros. With strides of two, every other line and column form a plane of their own ("phase"), so that the
+positions of one tap are neighbours again; taps only look into the phases they need. All positions of a tile are
+one run of `lines * pitch`, where the last positions of a line mean nothing and are not stored.
+A pointwise convolution is an image of one column: its tile is any number of pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from pruneopt.backends.tvm.layer import Image, Layer, Schedule
+from pruneopt.backends.tvm.packing import Ints, Order
+from pruneopt.backends.tvm.templates.activation import activated
+from pruneopt.backends.tvm.templates.frame import Expr, Frame, bound, builder, either, load, spread, store, widths
+
+UNROLLED = 16  # vectors that are copied without a loop
+
+
+def column(image: Image) -> Image:
+    """A pointwise convolution's image as one column; others as they are."""
+    if not image.pointwise:
+        return image
+    pixels = (image.size[0] * image.size[1], 1)
+    return replace(image, size=pixels, out=pixels)
+
+
+class Pixels:
+    """A tile of `schedule.tile` output lines. Tiles at the lower end overlap."""
+
+    def __init__(self, layer: Layer, schedule: Schedule, cut: Order, lanes: int) -> None:
+        assert layer.image is not None
+        self.layer = layer
+        self.lanes = lanes
+        image = self.image = column(layer.image)
+        self.lines = min(schedule.tile, image.out[0])
+        self.tiles = -(-image.out[0] // self.lines)
+        reach = [(image.kernel[i] - 1) * image.dilations[i] for i in (0, 1)]
+        self.phases = [
+            sorted({tap * image.dilations[i] % image.strides[i] for tap in range(image.kernel[i])}) for i in (0, 1)
+        ]
+        self.height = self.lines + reach[0] // image.strides[0]
+        self.pitch = image.out[1] + reach[1] // image.strides[1]
+        self.plane = self.height * self.pitch
+        self.channel = len(self.phases[0]) * len(self.phases[1]) * self.plane
+        self.depth = cut.depth // layer.taps
+        self.stretch = self.depth * self.channel
+        self.size = layer.channels * self.channel
+        positions = (self.lines - 1) * self.pitch + image.out[1]
+        self.width = -(-positions // lanes)
+
+    def places(self) -> Ints:
+        image = self.image
+        taps = [
+            (
+                self.phases[0].index(i * image.dilations[0] % image.strides[0]) * len(self.phases[1])
+                + self.phases[1].index(j * image.dilations[1] % image.strides[1])
+            )
+            * self.plane
+            + i * image.dilations[0] // image.strides[0] * self.pitch
+            + j * image.dilations[1] // image.strides[1]
+            for i in range(image.kernel[0])
+            for j in range(image.kernel[1])
+        ]
+        return (np.arange(self.depth)[:, None] * self.channel + np.array(taps)).ravel()
+
+    def full(self, k: Frame, tile: Expr) -> None:
+        """Every tile is."""
+
+    def valid(self, k: Frame, tile: Expr) -> Expr:
+        return self.width
+
+    def _top(self, tile: Expr) -> Expr:
+        """First output line of a tile."""
+        T = builder()
+        return bound(T.min(tile // self.layer.groups % self.tiles * self.lines, self.image.out[0] - self.lines))
+
+    def _channel(self, tile: Expr, channels: int) -> Expr:
+        """Number of the first of `channels` channels per group, counted over all images."""
+        groups = self.layer.groups
+        return bound((tile // (groups * self.tiles) * groups + tile % groups) * channels)
+
+    def fill(self, k: Frame, tile: Expr) -> None:
+        T = builder()
+        height, width = self.image.size
+        top, first = self._top(tile), self._channel(tile, self.layer.channels)
+        with T.serial(0, self.layer.channels) as c:
+            source, target = bound((first + c) * height * width), bound(c * self.channel)
+            for number, (row, start) in enumerate((r, s) for r in self.phases[0] for s in self.phases[1]):
+                self._plane(k, source, target + number * self.plane, top, row, start)
+
+    def _plane(self, k: Frame, source: Expr, target: Expr, top: Expr, row: int, start: int) -> None:
+        """One phase of one channel: input lines `row`, `row + stride`, ... counted from the tile's first."""
+        T = builder()
+        image = self.image
+        (height, width), (down, right) = image.size, image.strides
+        shift = start - image.padding[1]  # input column of the panel's first
+        left = min(max(0, -(shift // right)), self.pitch)
+        stop = max(left, min(self.pitch, -(-(width - shift) // right)))
+        inside = image.padding[0] == 0 and (image.out[0] - 1) * down + row + (self.height - self.lines) * down < height
+        if inside and (left, stop, right, down) == (0, self.pitch, 1, 1) and self.pitch == width:
+            self._copy(k, target, source + (top + row) * width, self.plane, 1)
+            return
+        with T.serial(0, self.height) as line:
+            wanted = bound((top + line) * down + row - image.padding[0])
+            at = bound(target + line * self.pitch)
+
+            def copy() -> None:
+                self._zero(k, at, left)
+                self._copy(k, at + left, source + wanted * width + left * right + shift, stop - left, right)
+                self._zero(k, at + stop, self.pitch - stop)
+
+            if inside:
+                copy()
+            else:
+                either(T.And(wanted >= 0, wanted < height), copy, lambda: self._zero(k, at, self.pitch))
+
+    def _zero(self, k: Frame, target: Expr, count: int) -> None:
+        for at, wide in widths(count, self.lanes):
+            store(k.scratch, target + at, spread(builder().float32(0), wide), wide)
+
+    def _copy(self, k: Frame, target: Expr, source: Expr, count: int, step: int) -> None:
+        T = builder()
+        done = 0
+        if count > UNROLLED * self.lanes:
+            done = count // self.lanes * self.lanes
+            with T.serial(0, count // self.lanes) as v:
+                at = v * self.lanes
+                store(k.scratch, target + at, load(k.x, source + at * step, self.lanes, step), self.lanes)
+        for at, wide in widths(count - done, self.lanes):
+            store(k.scratch, target + done + at, load(k.x, source + (done + at) * step, wide, step), wide)
+
+    def keep(self, k: Frame, tile: Expr, sums: int, first: Expr, count: Expr) -> None:
+        T = builder()
+        out = self.image.out
+        top, channel = self._top(tile), self._channel(tile, self.layer.outputs)
+        lines, length = (1, self.lines * out[1]) if self.pitch == out[1] else (self.lines, out[1])
+        with T.serial(0, count) as output, T.serial(0, lines) as line:
+            source = bound(sums + output * self.width * self.lanes + line * self.pitch)
+            target = bound(((channel + first + output) * out[0] + top + line) * out[1])
+            self._finish(k, target, source, length)
+
+    def _finish(self, k: Frame, target: Expr, source: Expr, count: int) -> None:
+        T = builder()
+
+        def move(at: Expr, wide: int) -> None:
+            value = activated(load(k.scratch, source + at, wide), wide, self.layer.act)
+            store(k.y, target + at, value, wide)
+
+        done = 0
+        if count > UNROLLED * self.lanes:
+            done = count // self.lanes * self.lanes
+            with T.serial(0, count // self.lanes) as v:
+                move(v * self.lanes, self.lanes)
+        for at, wide in widths(count - done, self.lanes):
+            move(done + at, wide)

@@ -1,0 +1,115 @@
+"""Rows times a weight whose neighbouring outputs share their zeros: outputs lie in the lanes of a vector.
+
+    for each tile of rows, block of outputs, `registers` rows:  sums[row] += values[entry] * x[row, input(entry)]
+
+A vector of weights serves all rows at hand, and one number of `x` is spread over the lanes. With few rows, the
+sums of neighbouring entries are kept apart, so that an addition need not wait for the one before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pruneopt.backends.tvm.layer import Layer, Schedule
+from pruneopt.backends.tvm.templates.activation import activated
+from pruneopt.backends.tvm.templates.frame import (
+    Expr,
+    Frame,
+    bound,
+    builder,
+    load,
+    spread,
+    store,
+    vectors,
+    widths,
+)
+
+CHAINS = 8  # sums in flight that hide the latency of an addition
+
+
+class Outputs:
+    """The template for one layer and schedule, in vectors of at most `lanes`."""
+
+    def __init__(self, layer: Layer, schedule: Schedule, lanes: int) -> None:
+        self.layer = layer
+        self.schedule = schedule
+        self.lanes = min(lanes, schedule.block)
+        self.blocks = -(-layer.outputs // schedule.block)
+        self.scratch = 1
+
+    def places(self) -> range:
+        """Where the kernel holds each input: in its row."""
+        return range(self.layer.inputs)
+
+    def emit(self, k: Frame) -> None:
+        """The body of the kernel."""
+        T = builder()
+        with T.serial(k.first, k.last) as unit:
+            part, top = unit % k.parts, unit // k.parts * self.schedule.tile
+            rows = bound(T.min(k.n - top, self.schedule.tile))
+            first = bound(part * self.blocks // k.parts)
+            last = bound((part + 1) * self.blocks // k.parts)
+            if self.layer.outputs % self.schedule.block == 0:
+                with T.serial(first, last) as block:
+                    self._block(k, top, rows, block, self.schedule.block)
+            else:
+                with T.serial(first, T.min(last, self.blocks - 1)) as block:
+                    self._block(k, top, rows, block, self.schedule.block)
+                with T.If(last == self.blocks), T.Then():
+                    self._block(k, top, rows, self.blocks - 1, self.layer.outputs % self.schedule.block)
+
+    def _block(self, k: Frame, top: Expr, rows: Expr, block: Expr, outputs: int) -> None:
+        """All rows of a tile for one block; the rows left over go in powers of two."""
+        T = builder()
+        start, stop = bound(k.starts[block]), bound(k.starts[block + 1])
+        many = self.schedule.registers
+        with T.serial(0, rows // many) as step:
+            self._rows(k, top + step * many, many, start, stop, block, outputs)
+        left = rows % many
+        few = 1 << (many - 1).bit_length() - 1 if many > 1 else 0
+        while few:
+            with T.serial(0, left // few) as step:
+                self._rows(k, top + rows - left + step * few, few, start, stop, block, outputs)
+            left, few = left % few, few // 2
+
+    def _rows(
+        self, k: Frame, row: Expr, rows: int, start: Expr, stop: Expr, block: Expr, outputs: int
+    ) -> None:
+        T = builder()
+        wide = self.schedule.block // self.lanes
+        chains = max(self.schedule.unroll, CHAINS // (rows * wide))
+        sums = [vectors(rows * wide, self.lanes) for _ in range(chains)]
+        for chain, own in enumerate(sums):
+            for i, each in enumerate(own):
+                bias = load(k.bias, block * self.schedule.block + i % wide * self.lanes, self.lanes)
+                store(each, 0, spread(T.float32(0), self.lanes) if chain else bias, self.lanes)
+        whole = bound((stop - start) // chains)
+        with T.serial(0, whole) as step:
+            for chain, own in enumerate(sums):
+                self._add(k, own, start + step * chains + chain, row)
+        if chains > 1:
+            with T.serial(start + whole * chains, stop) as entry:
+                self._add(k, sums[0], entry, row)
+        self._finish(k, sums, row, block, outputs)
+
+    def _add(self, k: Frame, sums: list[Any], entry: Expr, row: Expr) -> None:
+        wide = self.schedule.block // self.lanes
+        column = bound(k.offset(entry))
+        for v in range(wide):
+            weights = bound(load(k.values, (entry * wide + v) * self.lanes, self.lanes))
+            for r in range(len(sums) // wide):
+                x = spread(k.x[(row + r) * self.layer.inputs + column], self.lanes)
+                each = sums[r * wide + v]
+                store(each, 0, load(each, 0, self.lanes) + weights * x, self.lanes)
+
+    def _finish(self, k: Frame, sums: list[list[Any]], row: Expr, block: Expr, outputs: int) -> None:
+        wide = self.schedule.block // self.lanes
+        for i, each in enumerate(sums[0]):
+            total = load(each, 0, self.lanes)
+            for other in sums[1:]:
+                total = total + load(other[i], 0, self.lanes)
+            store(each, 0, activated(total, self.lanes, self.layer.act), self.lanes)
+            r, v = divmod(i, wide)
+            there = (row + r) * self.layer.outputs + block * self.schedule.block + v * self.lanes
+            for at, width in widths(min(self.lanes, outputs - v * self.lanes), self.lanes):
+                store(k.y, there + at, load(each, at, width), width)
