@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -101,7 +102,8 @@ def decoder_with_cache(layers: int = 3, seed: int = 0) -> onnx.ModelProto:
     """Pre-norm layers with keys and values from before: an input and an output each."""
     b = Builder(seed)
     x = b.node("MatMul", "x", b.weight(12, WIDTH))
-    ends = {"x": ["n", "s", 12]}, {"y": ["n", "s", 5]}
+    inputs: dict[str, Sequence[Any]] = {"x": ["n", "s", 12]}
+    outputs: dict[str, Sequence[Any]] = {"y": ["n", "s", 5]}
     for i in range(layers):
         n = _norm(b, x)
         q = b.node("MatMul", n, b.weight(WIDTH, WIDTH))
@@ -116,13 +118,13 @@ def decoder_with_cache(layers: int = 3, seed: int = 0) -> onnx.ModelProto:
             for what in ("key", "value")
         )
         for what in ("key", "value"):
-            ends[0][f"past.{i}.{what}"] = ["n", "past", WIDTH]
-            ends[1][f"present.{i}.{what}"] = ["n", "total", WIDTH]
+            inputs[f"past.{i}.{what}"] = ["n", "past", WIDTH]
+            outputs[f"present.{i}.{what}"] = ["n", "total", WIDTH]
         scores = b.node("Softmax", b.node("MatMul", q, b.node("Transpose", k, perm=[0, 2, 1])), axis=-1)
         x = b.node("Add", x, b.node("MatMul", b.node("MatMul", scores, v), b.weight(WIDTH, WIDTH)))
         x = b.node("Add", x, _ffn(b, _norm(b, x)))
     b.node("MatMul", _norm(b, x), b.weight(WIDTH, 5), outputs=["y"])
-    return b.model(*ends)
+    return b.model(inputs, outputs)
 
 
 def encoder_decoder(layers: int = 2, seed: int = 0) -> onnx.ModelProto:

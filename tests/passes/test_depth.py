@@ -25,7 +25,7 @@ from pruneopt.passes.depth.laco import match, merged
 from pruneopt.passes.depth.switches import Bypassed
 from pruneopt.passes.proof import distance, prove
 from pruneopt.passes.spec import parse_passes, show_pass
-from tests import residual
+from tests import models, residual
 
 
 def known(proto: onnx.ModelProto, calib: list[Feeds] | None = None) -> tuple[Blocks, Context]:
@@ -156,10 +156,13 @@ def test_a_shallow_decoder_leaves_the_encoder() -> None:
 @pytest.mark.parametrize("kind", ["pre", "conv"])
 def test_a_linear_map_helps_where_blocks_are_linear(kind: str) -> None:
     """Without activations a block of a feed-forward network is a linear map, and its loss can be undone."""
-    b = residual.Builder(1)
-    pads = {"pads": [1] * 4}
+    b = models.Builder(1)
     conv = kind == "conv"
-    x = b.node("Conv", "x", b.weight(8, 3, 3, 3), **pads) if conv else b.node("MatMul", "x", b.weight(12, 8))
+    x = (
+        b.node("Conv", "x", b.weight(8, 3, 3, 3), pads=[1] * 4)
+        if conv
+        else b.node("MatMul", "x", b.weight(12, 8))
+    )
     for _ in range(3):
         w = b.weight(8, 8, 1, 1) if conv else b.weight(8, 8)
         x = b.node("Add", x, b.node("Conv" if conv else "MatMul", x, w))
@@ -212,7 +215,7 @@ def test_kept_names_hold_a_block() -> None:
 
 
 def test_a_model_without_blocks_is_refused_with_a_reason() -> None:
-    b = residual.Builder()
+    b = models.Builder()
     b.node("MatMul", "x", b.weight(4, 4), outputs=["y"])
     blocks, context = known(b.model({"x": ["n", 4]}, {"y": ["n", 4]}))
     with pytest.raises(PruneoptError, match="no residual block"):
