@@ -20,21 +20,9 @@ from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.evidence import Evidence
 
 Array = npt.NDArray[Any]
-LINEAR = {
-    "MatMul",
-    "Gemm",
-    "Add",
-    "Shape",
-    "Reshape",
-    "Transpose",
-    "Mul",
-    "Div",
-    "Identity",
-    "Squeeze",
-    "Unsqueeze",
-    "Split",
-    "Slice",
-}
+LINEAR = set(
+    "Add Div Expand Gemm Identity MatMul Mul Reshape Shape Slice Split Squeeze Transpose Unsqueeze".split()
+)
 DAMPING = 1e-3  # of the mean variance: keeps the basis well conditioned
 
 
@@ -76,34 +64,40 @@ class HeadTurner:
         return True
 
     def _turn_value(self, reader: Consumer, atom: Axis, evidence: Evidence) -> bool:
-        width = atom.size[0]
         uses = [(use, dim) for use, dim in self._uses(atom) if use is not reader.use]
-        heads = reader.matrix.shape[2] // width
+        moments = evidence.moments.get(reader.name)
         own = factors(reader.input_axis)
-        if (
-            reader.groups != 1
-            or reader.shared
-            or len(own) > 2
-            or not uses
-            or reader.name not in evidence.moments
-        ):
+        if reader.groups != 1 or reader.shared or not uses or moments is None:
             return False
-        if not self._fits(uses, heads):
+        shared = _leading(uses[0][0].axes[uses[0][1]])
+        mine = [find(f) for f in own[:-1]]
+        if any(f not in mine for f in shared) or len(set(map(id, mine))) < len(mine):
             return False
-        covariance = evidence.moments[reader.name].covariance[0].reshape(heads, width, heads, width)
-        each = np.arange(heads)
-        turned = _principal(
-            covariance[each, :, each], reader.matrix[0].reshape(-1, heads, width).transpose(1, 0, 2)
-        )
+        heads = np.arange(int(np.prod([f.size[0] for f in shared])))
+        if not self._fits(uses, len(heads)) or any(_leading(u.axes[d]) != shared for u, d in uses):
+            return False
+        # Where several heads share their values, as in grouped queries, so do they their basis.
+        sizes = [f.size[0] if f in shared else 1 for f in mine]
+        owner = np.broadcast_to(heads.reshape(sizes), [f.size[0] for f in mine]).reshape(-1)
+        turned = self._principal(reader, moments.covariance[0], owner, atom.size[0])
         for use, dim in uses:
             self._apply(use, dim, turned, reader.name)
-        self._apply(
-            reader.use,
-            reader.use.axes.index(reader.input_axis),
-            np.linalg.inv(turned).swapaxes(1, 2),
-            f"{reader.name} inverse",
-        )
+        inverse = np.linalg.inv(turned).swapaxes(1, 2)[owner]
+        dim = next(d for d, axis in enumerate(reader.use.axes) if axis is reader.input_axis)
+        self._apply(reader.use, dim, inverse, f"{reader.name} inverse")
         return True
+
+    def _principal(self, reader: Consumer, covariance: Array, owner: Array, width: int) -> Array:
+        """Map of each owner's values, [owners, d, d]."""
+        count = len(owner)
+        each = np.arange(count)
+        own = covariance.reshape(count, width, count, width)[each, :, each]
+        weight = reader.matrix[0].reshape(-1, count, width).transpose(1, 0, 2)
+        found = []
+        for head in range(int(owner.max()) + 1):
+            mine = owner == head
+            found.append(_principal(own[mine].mean(0)[None], np.concatenate(weight[mine])[None])[0])
+        return np.stack(found)
 
     def _uses(self, atom: Axis) -> list[tuple[ConstantUse, int]]:
         return [(u, d) for u in self.analysis.uses for d, axis in enumerate(u.axes) if atom in atoms(axis)]
@@ -149,6 +143,11 @@ class HeadTurner:
 
     def _has(self, tensor: gs.Tensor, atom: Axis) -> bool:
         return any(atom in atoms(a) for a in self.analysis.axes.get(tensor.name, []))
+
+
+def _leading(axis: Axis) -> list[Axis]:
+    """The factors of an axis before the minor one."""
+    return [find(f) for f in factors(axis)[:-1]]
 
 
 def _is_free(axis: Axis) -> bool:

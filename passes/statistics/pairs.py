@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Axis, Kind, find
+from pruneopt.analysis.axes import Axis, Kind, find, parts
 from pruneopt.analysis.infer import Analysis
 
 Array = npt.NDArray[Any]
+Index = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,13 +22,15 @@ class Pair:
 
     Attributes:
         node: the node in the analysed graph.
-        atom: d, which is summed over.
+        atom: d, or what d is several times in a row (`d | d` where positions rotate pairs of entries).
+        entries: the entry of the atom at each place summed over.
         head: dimension of h in both operands, None where there is none.
         centred: a softmax over t follows, which does not see what all keys have in common.
     """
 
     node: gs.Node
     atom: Axis
+    entries: Index
     head: int | None
     centred: bool
 
@@ -68,8 +71,13 @@ class PairMoments:
 
     @property
     def interaction(self) -> Array:
-        """Sum over heads of E[q_d q_e] E[k_d k_e]: its sum over removed d and e is the error of the scores."""
-        found: Array = (self.left * self.right).sum(0)
+        """Sum over heads of E[q_d q_e] E[k_d k_e]: its sum over removed d and e is the error of the scores.
+
+        Shape [entries, entries].
+        """
+        size = self.pair.atom.size[0]
+        places = np.arange(size) == self.pair.entries[:, None]  # [summed, entries]
+        found: Array = places.T @ (self.left * self.right).sum(0) @ places
         return found
 
     def _side(self, which: int) -> Array:
@@ -90,14 +98,23 @@ def find_pairs(analysis: Analysis) -> list[Pair]:
     for node in analysis.model.graph.nodes:
         if node.op == "MatMul" and all(isinstance(t, gs.Variable) for t in node.inputs):
             left, right = (analysis.axes.get(t.name, []) for t in node.inputs)
-            if len(left) == len(right) >= 2 and _is_free(left[-1]) and find(left[-1]) is find(right[-2]):
+            atom = _summed(left[-1], right[-2]) if len(left) == len(right) >= 2 else None
+            if atom is not None:
                 heads = [
                     i for i in range(len(left) - 2) if find(left[i]) is find(right[i]) and _is_static(left[i])
                 ]
                 if len(heads) <= 1:
+                    entries = np.tile(np.arange(atom.size[0]), len(parts(left[-1])))
                     head = heads[0] if heads else None
-                    found.append(Pair(node, find(left[-1]), head, _meets_softmax(node.outputs[0])))
+                    found.append(Pair(node, atom, entries, head, _meets_softmax(node.outputs[0])))
     return found
+
+
+def _summed(left: Axis, right: Axis) -> Axis | None:
+    """The free atom that both axes are, once or several times in a row."""
+    atom = find(parts(left)[0])
+    same = all(find(p) is atom for axis in (left, right) for p in parts(axis))
+    return atom if same and len(parts(left)) == len(parts(right)) and _is_free(atom) else None
 
 
 def _is_free(axis: Axis) -> bool:
