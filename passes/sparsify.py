@@ -11,13 +11,15 @@ import numpy as np
 from pruneopt.analysis.infer import analyse
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Context, Outcome, Unchanged
+from pruneopt.passes.proof import prove
 from pruneopt.passes.rewriting.weights import set_bias, set_weight
 from pruneopt.passes.sparsity.allocation import measured
 from pruneopt.passes.sparsity.layers import find_layers, shape
 from pruneopt.passes.sparsity.methods import find_method
 from pruneopt.passes.sparsity.patterns import Pattern, parse_pattern
-from pruneopt.passes.sparsity.sequence import Change, Settings, Shares, from_weights, in_order
+from pruneopt.passes.sparsity.permutation import orders, reorder
+from pruneopt.passes.sparsity.sequence import Change, Settings, Shares, from_weights, in_order, look
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.stream import split_batches
 
@@ -34,6 +36,7 @@ class Sparsify:
         allocation: `uniform`, or `measured`: more zeros where calibration data says that they do less harm.
         only: glob pattern of weight, node or output names.
         samples: rows per layer to look at, at most; at least eight per feature.
+        permute: put features into an order that suits an `n:m` pattern, where that is free.
     """
 
     sparsity: float | None = None
@@ -42,6 +45,7 @@ class Sparsify:
     allocation: str = "uniform"
     only: str = "*"
     samples: int = 16_384
+    permute: bool = True
 
     def __post_init__(self) -> None:
         pattern = parse_pattern(self.pattern)
@@ -75,6 +79,7 @@ class Sparsify:
         settings = Settings(find_method(name), parse_pattern(self.pattern), self.samples)
         if settings.method.data and not context.calibration:
             raise UsageError(f"sparsify: method {name} looks at activations; give --calib, or choose ria")
+        model, gained = self._reordered(model, settings, context)
         analysis = analyse(model, context.observation(model), context.keep)
         layers = find_layers(analysis, self.only, context.keep)
         if not layers.chosen:
@@ -86,7 +91,24 @@ class Sparsify:
         made = apply(model, changes)
         context.same_tensors(made, model)
         how = {"method": name, "pattern": str(settings.pattern), "data": bool(context.calibration)}
+        if gained:
+            how["reordered"] = gained
         return Outcome(made, how | _entry(changes, layers.left))
+
+    def _reordered(self, model: Model, settings: Settings, context: Context) -> tuple[Model, float]:
+        """The model with features in an order that suits an N:M pattern, proved; what scores are kept more."""
+        if not self.permute or not settings.pattern.group:
+            return model, 0.0
+        analysis = analyse(model, context.observation(model), context.keep)
+        layers = find_layers(analysis, self.only, context.keep).chosen
+        scores = {c: s for c, s in look(model, layers, context) if c.groups == c.window == 1}
+        found, gained = orders(analysis, scores, settings.pattern)
+        if not found:
+            return model, 0.0
+        made = reorder(analysis, found)
+        prove(made, Unchanged(model, context.feeds), context)
+        context.same_tensors(made, model)
+        return made, gained
 
     def _shares(
         self, model: Model, layers: Sequence[Consumer], settings: Settings, context: Context

@@ -14,12 +14,14 @@ from pruneopt.passes.base import Context
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.methods import Method
+from pruneopt.passes.sparsity.methods.ria import importance
 from pruneopt.passes.sparsity.patterns import Array, Pattern
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.rows import Sampler
-from pruneopt.passes.statistics.stream import Stream
+from pruneopt.passes.statistics.stream import Stream, split_batches
 
+LOOK = 4096  # rows per layer that importance is judged by
 Shares = Mapping[Consumer, float]
 
 
@@ -73,6 +75,19 @@ def in_order(
             if made.bias is not None:
                 set_bias(stream.model, node, made.bias)
             yield consumer, made
+
+
+def look(model: Model, layers: Sequence[Consumer], context: Context) -> Iterator[tuple[Consumer, Array]]:
+    """The relative importance of each layer's weights in the model as it is; shape [groups * outputs, features]."""
+    batches = split_batches(context.calibration)
+    stream = Stream(model.copy(), context, batches) if batches else None
+    for _, siblings in groupby(layers, key=same_rows):
+        together = list(siblings)
+        moments = measure(together[0], stream, LOOK, context.seed) if stream else None
+        for consumer in together:
+            weight = consumer.as_matrix(values(consumer.use.constant)).astype(np.float32)
+            known = grams(moments, False) if moments else [None] * len(weight)
+            yield consumer, np.concatenate([importance(w, g) for w, g in zip(weight, known, strict=True)])
 
 
 def same_rows(consumer: Consumer) -> tuple[object, ...]:
