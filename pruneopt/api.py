@@ -27,10 +27,15 @@ MOST_TIMED = (
 
 
 def load(path: str | Path) -> Model:
-    """Read an ONNX model, its external data mapped, not read. Raises PruneoptError saying what is wrong."""
+    """Read an ONNX model, its external data mapped, not read, or a `torch.export` archive (.pt2).
+
+    Raises PruneoptError saying what is wrong; files that only unpickling could read are refused.
+    """
+    from pruneopt.frontends import fx
     from pruneopt.model import Model
 
-    return Model.load(path)
+    fx.refuse_pickle(path)
+    return fx.load_archive(path) if Path(path).suffix == fx.ARCHIVE else Model.load(path)
 
 
 def to_torch(model: Model, outputs: Sequence[str] | None = None, trainable: Sequence[str] = ()) -> Any:
@@ -71,6 +76,8 @@ def prune(
     params: float | None = None,
     bytes: float | None = None,
     tolerance: float | None = None,
+    sparsity: float | None = None,
+    pattern: str | None = None,
     passes: str | Sequence[Pass] | None = None,
     calib: Batches | None = None,
     keep: Sequence[str] = (),
@@ -87,6 +94,8 @@ def prune(
         params: share of the parameters.
         bytes: share of the weights' bytes.
         tolerance: without a budget: largest relative L2 distance of the outputs, 0.01 by default.
+        sparsity: share of the weights left that become zero.
+        pattern: where zeros may stand, `unstructured` by default (see `passes.sparsity.patterns`).
         passes: passes to run instead, as objects or as text such as `width{ratio=0.5}`.
         calib: batches of real inputs, or where to find them (`file.npz`, a folder, `module:function`).
         keep: glob patterns of tensors or nodes that must not change.
@@ -106,9 +115,11 @@ def prune(
     from pruneopt.report import Result
 
     begin = time.perf_counter()
-    chosen = _passes(
-        macs, params, bytes, tolerance, parse_passes(passes) if isinstance(passes, str) else passes
-    )
+    given = parse_passes(passes) if isinstance(passes, str) else passes
+    zeros = _zeros(sparsity, pattern)
+    if zeros and macs is params is bytes is tolerance is given is None:
+        given = ()
+    chosen = (*_passes(macs, params, bytes, tolerance, given), *zeros)
     context = make_context(model, calib, keep, threads, seed, progress)
     free = passes is None and macs is params is bytes is None  # then all that is free goes
     outcome = Pipeline((Simplify(idle=free), *chosen, Verify())).run(model, context)
@@ -138,6 +149,15 @@ def _passes(
     if budgets:
         return (Width(**budgets), Repair())
     return (Tolerance(0.01 if tolerance is None else tolerance), Repair())
+
+
+def _zeros(sparsity: float | None, pattern: str | None) -> Sequence[Pass]:
+    """The pass that makes weights sparse, where that is asked for."""
+    if sparsity is None and pattern is None:
+        return ()
+    from pruneopt.passes.sparsify import Sparsify
+
+    return (Sparsify(sparsity, pattern or "unstructured"),)
 
 
 def inspect(model: Model, keep: Sequence[str] = ()) -> Inspection:

@@ -1,0 +1,238 @@
+"""PyTorch modules and exported programs to `Model`; tensors keep the names that they have in the module.
+
+The exporter is asked not to optimise: it would fold normalisation into convolutions and rename what it transposes.
+Weights stay as the module has them, the nodes that turn them are there to see, and `simplify` folds these later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.frontends import extras
+from pruneopt.frontends import onnx as frontend
+from pruneopt.model import Model, constants
+
+ARCHIVE = ".pt2"
+PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}
+KIND = "torch.kind"  # metadata of a tensor: whether it was a parameter or a buffer of the module
+SIZES = {"Shape", "Size"}
+METADATA_SINCE = 10  # IR version from which on tensors have metadata
+
+
+def from_module(
+    module: Any, example_inputs: Any = None, dynamic_shapes: Any = None, opset: int | None = None
+) -> Model:
+    """The model of a module, or of an `ExportedProgram`, in evaluation mode.
+
+    Args:
+        module: a `torch.nn.Module`, which stays as it is, or a `torch.export.ExportedProgram`.
+        example_inputs: a tuple of arguments or a dict of keyword arguments; needed for a module.
+        dynamic_shapes: which dimensions vary, as `torch.export.export` wants it; by default none.
+        opset: the operator set to export for; the exporter's own by default.
+
+    Raises:
+        UsageError: example inputs are missing.
+        PruneoptError: PyTorch or onnxscript is not installed, or the exporter cannot export the module.
+    """
+    torch = _torch()
+    if isinstance(module, torch.export.ExportedProgram):
+        return _model(_exported(module, (), {}, None, opset), _kinds_of_program(module))
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(
+            f"from_torch takes a torch.nn.Module or an ExportedProgram, not {type(module).__name__}"
+        )
+    if example_inputs is None:
+        raise UsageError(
+            "from_torch needs example inputs: a tuple of arguments, or a dict of keyword arguments"
+        )
+    args, kwargs = _arguments(example_inputs)
+    with _evaluating(module):
+        proto = _exported(module, args, kwargs, dynamic_shapes, opset)
+    return _model(proto, _kinds_of_module(module))
+
+
+def load_archive(path: str | Path) -> Model:
+    """The model in a `torch.export` archive (.pt2). Raises PruneoptError where it is none, or cannot be exported."""
+    path = Path(path)
+    torch = _torch()
+    if not path.is_file():
+        raise PruneoptError(f"{path} does not exist: check the path")
+    if not zipfile.is_zipfile(path):
+        raise PruneoptError(f"{path} is not a torch.export archive: write one with torch.export.save")
+    with _quiet():
+        try:
+            program = torch.export.load(str(path))
+        except Exception as error:  # whatever the format's reader raises
+            raise PruneoptError(f"{path} cannot be read as a torch.export archive: {_first(error)}") from None
+    model = from_module(program)
+    model.path = path
+    return model
+
+
+def refuse_pickle(path: str | Path) -> None:
+    """Raises PruneoptError for files that only unpickling could read: that runs any code that is in them."""
+    if Path(path).suffix in PICKLES:
+        raise PruneoptError(
+            f"{path} may hold a pickle, which runs code when it is read: export the module with "
+            "torch.export.save(torch.export.export(module, inputs), 'model.pt2') or to ONNX, and give that"
+        )
+
+
+def _torch() -> Any:
+    try:
+        import onnxscript  # noqa: F401
+        import torch
+        import torch.export
+        import torch.onnx
+    except ImportError:
+        raise PruneoptError("this needs PyTorch and onnxscript: pip install 'pruneopt[torch]'") from None
+    return torch
+
+
+def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    return tuple(example_inputs) if isinstance(example_inputs, Sequence) else (example_inputs,), {}
+
+
+@contextlib.contextmanager
+def _evaluating(module: Any) -> Iterator[None]:
+    """The module in evaluation mode, and afterwards each part of it in the mode that it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's progress and warnings, which users cannot act on."""
+    known = logging.getLogger("torch"), logging.getLogger("onnxscript"), logging.getLogger("onnx_ir")
+    levels = [logger.level for logger in known]
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in known:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(known, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _exported(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any, opset: int | None
+) -> onnx.ModelProto:
+    torch = _torch()
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                module, args, kwargs=kwargs or None, dynamo=True, optimize=False, verbose=False,
+                dynamic_shapes=dynamic_shapes, opset_version=opset,
+            )  # fmt: skip
+            proto: onnx.ModelProto = program.model_proto
+        except Exception as error:  # PyTorch raises whatever its layers raise
+            raise PruneoptError(f"PyTorch could not export the module: {_first(error)}") from error
+    return proto
+
+
+def _first(error: BaseException) -> str:
+    """The first telling line of the innermost error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _kinds_of_module(module: Any) -> dict[str, str]:
+    """Name -> what it is, of everything that a module holds; tied tensors under each of their names."""
+    kinds = {name: "buffer" for name, _ in module.named_buffers(remove_duplicate=False)}
+    return kinds | {name: "parameter" for name, _ in module.named_parameters(remove_duplicate=False)}
+
+
+def _kinds_of_program(program: Any) -> dict[str, str]:
+    kinds = {name: "buffer" for name, _ in program.named_buffers()}
+    return kinds | {name: "parameter" for name, _ in program.named_parameters()}
+
+
+def _model(proto: onnx.ModelProto, kinds: Mapping[str, str]) -> Model:
+    _settle_casts(proto.graph)
+    model = frontend.from_proto(proto)
+    if model.header.ir_version >= METADATA_SINCE:
+        _record(model, kinds)
+    name_turned(model.graph, set(kinds))
+    return model
+
+
+def _settle_casts(graph: onnx.GraphProto) -> None:
+    """CastLike to Cast where the type is known: then the result depends on the data alone, and may be a constant."""
+    infos = (*graph.value_info, *graph.input, *graph.output)
+    types = {info.name: info.type.tensor_type.elem_type for info in infos}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "CastLike" and types.get(node.input[1]):
+            node.op_type = "Cast"
+            del node.attribute[:]
+            node.attribute.add(name="to", type=onnx.AttributeProto.INT, i=types[node.input.pop()])
+
+
+def _record(model: Model, kinds: Mapping[str, str]) -> None:
+    """Write down at each tensor what it was in the module: shapes do not tell a learned scalar from a number."""
+    for constant in constants(model.graph):
+        known = extras.of_constant(constant)
+        if known is not None and constant.name in kinds:
+            known.stored.header.metadata_props.add(key=KIND, value=kinds[constant.name])
+
+
+def name_turned(graph: gs.Graph, names: set[str]) -> None:
+    """Tensors that are computed from the module's own tensors alone are called after these.
+
+    `fc.weight.T` is a transposed matrix, `a+b//val_7` something made of a and b that the exporter called val_7.
+    """
+    ends = {id(tensor) for tensor in graph.outputs}
+    sources: dict[int, tuple[str, ...]] = {}
+    for node in graph.nodes:
+        if not node.inputs or any(True for _ in node.subgraphs()):
+            continue
+        if node.op in SIZES:  # however long the input is, its sizes are numbers
+            sources.update((id(tensor), ()) for tensor in node.outputs)
+            continue
+        origins = [_origins(tensor, sources, names) for tensor in node.inputs if tensor.name]
+        if any(origin is None for origin in origins):
+            continue
+        found = tuple(dict.fromkeys(name for origin in origins for name in origin or ()))
+        for tensor in node.outputs:
+            sources[id(tensor)] = found
+            if found and id(tensor) not in ends:
+                tensor.name = _turned(node, found) or f"{'+'.join(found)}//{tensor.name}"
+
+
+def _origins(
+    tensor: gs.Tensor, sources: Mapping[int, tuple[str, ...]], names: set[str]
+) -> tuple[str, ...] | None:
+    """The module's tensors that a tensor is made of; None where it depends on the input."""
+    if isinstance(tensor, gs.Constant):
+        return (tensor.name,) if tensor.name in names else ()
+    return sources.get(id(tensor))
+
+
+def _turned(node: gs.Node, found: tuple[str, ...]) -> str:
+    """The name of a transposed matrix that nothing else is called; empty for anything else."""
+    first = node.inputs[0]
+    plain = node.op == "Transpose" and isinstance(first, gs.Constant) and len(first.shape) == 2
+    twice = sum(consumer.op == "Transpose" for consumer in first.outputs) > 1
+    return f"{found[0]}.T" if plain and not twice else ""
