@@ -66,7 +66,7 @@ def accuracy(run: Run, held: list[Feeds], labels: Array) -> float:
     return float((found == labels).mean())
 
 
-def train(net: nn.Module, epochs: int, weights: Path, batch: int = 128, rate: float = 1.5e-3) -> nn.Module:
+def train(net: nn.Module, epochs: int, weights: Path, batch: int = 128, rate: float = 2e-3) -> nn.Module:
     """The network in eval mode, trained on shifted and mirrored images, or with `weights` where they are kept.
 
     A training that was broken off goes on after its last whole epoch.
@@ -77,7 +77,7 @@ def train(net: nn.Module, epochs: int, weights: Path, batch: int = 128, rate: fl
     torch.manual_seed(SEED)
     steps = epochs * (60_000 // batch)
     optimiser = torch.optim.AdamW(net.parameters(), rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.15)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
     parts = {"net": net, "optimiser": optimiser, "schedule": schedule}
     done = 0
     if weights.exists():

@@ -17,7 +17,12 @@ LIMIT = 900.0  # seconds for one peer and one model
 # The default goes by --macs; `R` stands for the share in the others.
 OURS = {
     "default": None,
-    "default, no rotation": "width{macs=R}, repair",
+    "default, no rotation": "width{macs=R, basis=none}, repair",
+    "only inner": "width{macs=R, axes=inner}, repair",
+    "only heads": "width{macs=R, axes=heads}, repair",
+    "only score": "width{macs=R, axes=score}, repair",
+    "only value": "width{macs=R, axes=value}, repair",
+    "only stream": "width{macs=R, axes=stream}, repair",
     "uniform obs + repair": "width{macs=R, criterion=obs, plan=uniform}, repair",
     "uniform wanda + repair": "width{macs=R, criterion=wanda}, repair",
     "uniform flap + bias": "width{macs=R, criterion=flap}, repair{ways=bias}",
@@ -48,6 +53,8 @@ def prune(task: Task, dense: Model, method: str, share: float | None, peers: str
             result = po.prune(dense, macs=share, calib=task.calibration, timed=False)
     except po.PruneoptError as error:
         raise Failed(str(error)) from None
+    except Exception as error:  # a defect is a result too, and the other rows are still wanted
+        raise Failed(f"{type(error).__name__}: {error}") from error
     seconds = time.process_time() - begin
     return Result(result.model, result.report | _ratios(dense, result.model) | {"seconds": seconds})
 

@@ -70,16 +70,29 @@ def torch_pruning(task: Task, share: float, out: Path) -> None:
     with torch.no_grad():
         if pruned(*example).shape != net(*example).shape:
             raise SystemExit("the outputs' shape has changed")
-    names = list(feeds)
+    _export(pruned, example, task, out)
+
+
+def _export(net: Any, example: tuple[Any, ...], task: Task, out: Path) -> None:
+    """ONNX with the names and the dynamic dimensions that the task's model has."""
+    import onnx
+    import torch
+
+    graph = onnx.load(task.model, load_external_data=False).graph
+    dims = [
+        {i: torch.export.Dim.DYNAMIC for i, d in enumerate(t.type.tensor_type.shape.dim) if d.dim_param}
+        for t in graph.input
+    ]
     torch.onnx.export(
-        pruned,
+        net,
         example,
         str(out),
         dynamo=True,
         opset_version=18,
         external_data=False,
-        input_names=names,
-        dynamic_shapes=tuple({0: torch.export.Dim("batch", min=1, max=512)} for _ in names),
+        input_names=[t.name for t in graph.input],
+        output_names=[t.name for t in graph.output],
+        dynamic_shapes=tuple(dims),
     )
 
 
