@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -16,9 +16,13 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
+from pruneopt.backends.timings import Timings
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.runtime import Handover, for_runtime
 from pruneopt.model import Model
+
+if TYPE_CHECKING:
+    from pruneopt.backends.kernels import Kernels
 
 Shape = tuple[int, ...]
 Array = np.ndarray[Any, Any]
@@ -28,6 +32,8 @@ Feeds = Mapping[str, Array]
 CHUNK = 256 << 20
 # Bytes of weights in files from which on memory is spared: no packed copies.
 LARGE_MODEL = 1 << 30
+# Whether the system says the time of one thread to the microsecond.
+FINE = time.get_clock_info("thread_time").resolution < 1e-6
 # Types that ONNX Runtime's Python interface neither takes nor gives as NumPy arrays.
 FOREIGN: dict[str, np.dtype[Any]] = {
     "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
@@ -46,8 +52,9 @@ class Session:
 
     `outputs` names the tensors to return, any in the main graph (default: the outputs of the model). For each
     of `shapes` the size of that tensor is returned as well, as an int64 array named `shape_key(name)`.
-    `optimize=False` runs the graph as it is written, which also loads faster. Raises `PruneoptError` where
-    ONNX Runtime cannot load the model.
+    `optimize=False` runs the graph as it is written, which also loads faster. With `profile`, the start of a
+    file's path, the times of all kernels are written down. Raises `PruneoptError` where ONNX Runtime cannot
+    load the model.
     """
 
     def __init__(
@@ -57,10 +64,13 @@ class Session:
         threads: int = 1,
         optimize: bool = True,
         shapes: Sequence[str] = (),
+        profile: str = "",
     ) -> None:
         self._model = for_runtime(model)  # the session reads weights where they are
         _return(self._model.proto.graph, outputs, shapes)
-        self._session = _loaded(self._model, threads, optimize)
+        self._session = _loaded(self._model, threads, optimize, profile)
+        # One thread's own time leaves out what other programs take from it.
+        self.clock = time.thread_time if threads == 1 and FINE else time.perf_counter
         self.outputs: list[str] = [each.name for each in self._session.get_outputs()]
         ends = [*self._session.get_inputs(), *self._session.get_outputs()]
         self._types: dict[str, str] = {each.name: each.type for each in ends}
@@ -78,6 +88,10 @@ class Session:
         except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
             raise PruneoptError(f"ONNX Runtime could not run the model: {_reason(error)}") from error
         return dict(zip(self.outputs, found, strict=True))
+
+    def profiled(self) -> str:
+        """Ends profiling; the path of the file with the times."""
+        return str(self._session.end_profiling())
 
     def accepts(self, feeds: Feeds) -> bool:
         """Whether the model runs with `feeds` and no output is empty. Raises like `run`."""
@@ -175,12 +189,23 @@ class OnnxRuntime:
         """Load a model so that its insides can be seen."""
         return Observer(model, wanted)
 
-    def compare(self, a: Model, b: Model, feeds: Feeds, threads: int = 1) -> tuple["Timing", "Timing"]:
-        """Latency of two models on the same feeds, in turns."""
-        first, second = interleaved(
-            [Session(a, threads=threads), Session(b, threads=threads)], [feeds, feeds]
-        )
+    def compare(
+        self, a: Model, b: Model, feeds: Feeds, threads: int = 1, seconds: float = 1.0
+    ) -> tuple["Timing", "Timing"]:
+        """Latency of two models on the same feeds, in turns, for about so many seconds."""
+        sessions = [Session(a, threads=threads), Session(b, threads=threads)]
+        first, second = interleaved(sessions, [feeds, feeds], seconds, min_rounds=7)
         return first, second
+
+    def kernels(self, model: Model, feeds: Feeds, threads: int = 1, seconds: float = 0.2) -> "Kernels":
+        """Where the time of one run goes."""
+        from pruneopt.backends.kernels import kernel_times  # which builds on this module
+
+        return kernel_times(model, feeds, threads, seconds)
+
+    def timings(self, threads: int = 1) -> Timings:
+        """What has been measured before on this machine."""
+        return Timings(threads)
 
 
 @dataclass(frozen=True)
@@ -217,9 +242,9 @@ def interleaved(
 
 
 def _milliseconds(session: Session, feeds: Feeds) -> float:
-    start = time.perf_counter()
+    start = session.clock()
     session.run(feeds)
-    return 1000 * (time.perf_counter() - start)
+    return 1000 * (session.clock() - start)
 
 
 def _timing(rounds: Sequence[Sequence[float]], index: int) -> Timing:
@@ -244,8 +269,10 @@ def _return(graph: onnx.GraphProto, outputs: Sequence[str] | None, shapes: Seque
     graph.output.extend(typed.get(name) or onnx.ValueInfoProto(name=name) for name in names)
 
 
-def _loaded(model: Handover, threads: int, optimize: bool) -> Any:
+def _loaded(model: Handover, threads: int, optimize: bool, profile: str = "") -> Any:
     options = ort.SessionOptions()
+    options.enable_profiling = bool(profile)
+    options.profile_file_prefix = profile
     if model.arrays:
         held = [ort.OrtValue.ortvalue_from_numpy(array) for array in model.arrays.values()]
         options.add_external_initializers(list(model.arrays), held)

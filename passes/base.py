@@ -41,6 +41,27 @@ class Timing(Protocol):
     def spread(self) -> float: ...
 
 
+class Kernels(Protocol):
+    """Milliseconds of each kernel by name, in order, and of the whole run; the share that was not disturbed."""
+
+    @property
+    def times(self) -> list[tuple[str, float]]: ...
+    @property
+    def whole(self) -> float: ...
+    @property
+    def own(self) -> float: ...
+
+
+class Timings(Protocol):
+    """Kernels that have been timed before on this machine: signature -> milliseconds."""
+
+    def get(self, kernels: Sequence[str]) -> dict[str, float]:
+        """Those that are known."""
+
+    def put(self, found: Mapping[str, float]) -> None:
+        """Keep measurements for other runs."""
+
+
 class Backend(Protocol):
     """What passes need of a runtime; `backends.ort` is the one that ships."""
 
@@ -52,8 +73,16 @@ class Backend(Protocol):
     def observer(self, model: Model, wanted: Collection[str] = ()) -> Observer:
         """Load a model so that the shapes of all and the values of some tensors can be seen."""
 
-    def compare(self, a: Model, b: Model, feeds: Feeds, threads: int = 1) -> tuple[Timing, Timing]:
-        """Latency of two models on the same feeds, measured in turns."""
+    def compare(
+        self, a: Model, b: Model, feeds: Feeds, threads: int = 1, seconds: float = 1.0
+    ) -> tuple[Timing, Timing]:
+        """Latency of two models on the same feeds, measured in turns for about so many seconds."""
+
+    def kernels(self, model: Model, feeds: Feeds, threads: int = 1, seconds: float = 0.2) -> Kernels:
+        """Where the time of one run goes, each way of timing it for about so many seconds."""
+
+    def timings(self, threads: int = 1) -> Timings:
+        """What has been measured before on this machine."""
 
 
 @dataclass
@@ -71,6 +100,7 @@ class Context:
         original: the model that the user gave.
         claim: that of the pass that made the current model, where it made one.
         dropped: inputs and outputs of the original that passes were allowed to take away.
+        forwards: how often a model has been run over the calibration data so far, parts counted as such.
     """
 
     backend: Backend
@@ -83,6 +113,7 @@ class Context:
     original: Model | None = None
     claim: Claim | None = None
     dropped: set[str] = field(default_factory=set)
+    forwards: float = 0.0
     _made_of: dict[tuple[int, int], tuple[Model, dict[str, Array]]] = field(default_factory=dict)
     _made: dict[Hashable, Any] = field(default_factory=dict)
     _seen: dict[int, tuple[Model, Observation]] = field(default_factory=dict)
@@ -93,6 +124,11 @@ class Context:
         if not has_halves(model):
             return self.backend.session(model, outputs, self.threads, optimize)
         return _Widened(self.backend.session(widen(model), outputs, self.threads, optimize))
+
+    def ran(self, batch: Feeds, part: float = 1.0) -> None:
+        """Count a run of a model, or of a part of it, on a batch of calibration data or a piece of one."""
+        whole = sum(map(_rows, self.calibration)) or 1
+        self.forwards += part * _rows(batch) / whole
 
     def observation(self, model: Model) -> Observation:
         """Sizes and values of `model`'s tensors; measured once per model."""
@@ -140,6 +176,10 @@ class Context:
     def same_tensors(self, new: Model, old: Model) -> None:
         """Declare that the tensors of `new` look like those of `old` of the same name."""
         self._seen[id(new)] = (new, self.observation(old))
+
+
+def _rows(batch: Feeds) -> int:
+    return max((array.shape[0] for array in batch.values() if array.ndim), default=1)
 
 
 @dataclass(frozen=True)
@@ -231,12 +271,15 @@ class Pipeline:
         entries = []
         for each in self.passes:
             context.progress(type(each).__name__.lower())
+            before = context.forwards
             outcome = each.run(model, context)
             entry = {"pass": type(each).__name__.lower(), "options": _options(each), **outcome.entry}
             if outcome.claim is not None:
                 context.progress("verify")
                 proof = prove(outcome.model, outcome.claim, context)
                 entry["equivalence"] = vars(proof)
+            if context.forwards > before:
+                entry["forwards"] = round(context.forwards - before, 2)
             entries.append(entry)
             if outcome.model is not model:
                 context.claim = outcome.claim

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pruneopt.analysis.axes import Axis
-from pruneopt.analysis.cost import CostModel
+from pruneopt.analysis.axes import Axis, atoms
 from pruneopt.analysis.explain import inspect_analysis
 from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import Analysis, analyse
@@ -18,15 +17,23 @@ from pruneopt.analysis.masks import Mask
 from pruneopt.analysis.observe import derived_tensors
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Context, Outcome, Pipeline
 from pruneopt.passes.criteria import find_criterion
-from pruneopt.passes.planning.measured import plan
+from pruneopt.passes.planning.confirm import confirmed
+from pruneopt.passes.planning.costs import limits
+from pruneopt.passes.planning.kinds import KINDS, kinds_of
+from pruneopt.passes.planning.latency import Stopwatch
+from pruneopt.passes.planning.measured import plan, survey
 from pruneopt.passes.planning.tally import Limit
 from pruneopt.passes.planning.uniform import leaders, share, within
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink, shrunk_sizes
+from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.statistics.evidence import Evidence, gather
 from pruneopt.passes.statistics.stream import hold_out, split_batches
+from pruneopt.passes.unmerge import Unmerge
+
+BUDGETS = ("macs", "params", "bytes", "memory", "latency")
 
 
 @dataclass(frozen=True)
@@ -38,48 +45,63 @@ class Width:
         macs: share of the multiply-accumulates to keep at most.
         params: share of the parameters to keep at most.
         bytes: share of the weights' bytes to keep at most.
+        memory: share of the peak of live activation bytes to keep at most.
+        latency: share of the measured latency to keep at most, with the threads of the run.
         criterion: name of the score (`passes.criteria`); without one, `obs` where there is calibration data, else `l2`.
         plan: `measured` (least damage by calibration data) or `uniform`; by default what the criterion calls for.
-        coupled: also groups under a norm or another statistic, where removal is approximate.
+        basis: `svd` turns widths that are linear all round into their principal directions first (`unmerge`,
+            `rotate`), `none` does not; by default svd where the plan is measured.
+        coupled: also groups under a norm or another statistic, where removal is approximate. A measured plan has
+            those under an RMSNorm, whose divisor can be kept, by itself.
         align: weight widths stay multiples of this, as far as groups are large enough.
         floor: share of each group that is kept in any case.
         only: glob pattern of group or tensor names to prune.
+        axes: kinds of widths to prune, of `inner`, `heads`, `score`, `value`, `stream` joined by `+`
+            (`passes.planning.kinds`); all by default.
     """
 
     ratio: float | None = None
     macs: float | None = None
     params: float | None = None
     bytes: float | None = None
+    memory: float | None = None
+    latency: float | None = None
     criterion: str | None = None
     plan: str | None = None
+    basis: str | None = None
     coupled: bool = False
     align: int = 8
     floor: float = 0.1
     only: str = "*"
+    axes: str = "+".join(KINDS)
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "macs", "params", "bytes", "floor"):
+        for name in ("ratio", *BUDGETS, "floor"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise UsageError(f"width: {name}={value:g} is not in (0, 1]; it is the share to keep")
         if self.plan not in (None, "measured", "uniform"):
             raise UsageError(f"width: there is no plan '{self.plan}'; choose measured or uniform")
+        if unknown := set(self.axes.split("+")) - set(KINDS):
+            raise UsageError(f"width: there is no axis '{min(unknown)}'; choose from {', '.join(KINDS)}")
+        if self.basis not in (None, "svd", "none"):
+            raise UsageError(f"width: there is no basis '{self.basis}'; choose svd or none")
         if self.align < 1:
             raise UsageError(f"width: align={self.align} is not a positive number")
         if self.ratio is None and not self.budgets:
-            raise UsageError("width: say how much to keep, with ratio or a budget (macs, params, bytes)")
+            raise UsageError(f"width: say how much to keep, with ratio or a budget ({', '.join(BUDGETS)})")
 
     @property
     def budgets(self) -> dict[str, float]:
         """The budgets that are set."""
-        return {n: getattr(self, n) for n in ("macs", "params", "bytes") if getattr(self, n) is not None}
+        return {n: getattr(self, n) for n in BUDGETS if getattr(self, n) is not None}
 
     def run(self, model: Model, context: Context) -> Outcome:
         """Analyse, plan, select and rewrite."""
-        analysis, groups, evidence = context.once(
-            (id(model), self.coupled, self.only), lambda: self._study(model, context)
-        )
-        kept = self._kept(analysis, groups, evidence, context)
+        turned, said_before = self._turned(model, context)
+        key = (id(turned), self.coupled, self.only, self.axes, self._measures(context))
+        analysis, groups, evidence = context.once(key, lambda: self._study(turned, context))
+        kept, said = self._kept(analysis, groups, evidence, context)
         masks = self._select(groups, kept, evidence)
         small = shrink(analysis, masks)
         sizes = shrunk_sizes(analysis, masks)
@@ -87,40 +109,77 @@ class Width:
             context.looks(small, sizes)
         else:
             context.seen(small, sizes)
-        return Outcome(small, {"groups": _entries(groups, masks)}, Masked(analysis, masks))
+        return Outcome(
+            small, said_before | said | {"groups": _entries(groups, masks)}, Masked(analysis, masks)
+        )
 
     def _study(self, model: Model, context: Context) -> tuple[Analysis, list[Group], Evidence]:
         """What there is to prune, and what the calibration data says of it."""
         analysis = analyse(model, context.observation(model), context.keep)
-        groups = [g for g in find_groups(analysis) if self._wants(g)]
+        measured = self._measures(context)
+        groups = [g for g in find_groups(analysis) if self._wants(g, analysis, measured)]
+        kinds = kinds_of(groups, analysis)
+        groups = [g for g in groups if kinds[g] in self.axes.split("+")]
         if not context.calibration:
             return analysis, groups, Evidence(analysis, context.seed)
-        context.progress("statistics")
         fit, _ = hold_out(split_batches(context.calibration))
+        if measured:
+            return analysis, groups, survey(analysis, groups, context, fit)
+        context.progress("statistics")
         return analysis, groups, gather(analysis, [g.atom for g in groups], context, fit)
 
-    def _wants(self, group: Group) -> bool:
-        if group.coupled and not self.coupled:
+    def _measures(self, context: Context) -> bool:
+        """Whether the plan is made from what calibration data says."""
+        if self.plan is not None or not context.calibration or self.ratio is not None:
+            return self.plan == "measured" and self.ratio is None
+        return self.criterion in (None, "obs")
+
+    def _turned(self, model: Model, context: Context) -> tuple[Model, dict[str, Any]]:
+        """The model in the basis to plan in, proved to be the same, and what there is to say of it."""
+        wanted = self.basis == "svd" or (self.basis is None and self._measures(context))
+        if not wanted or not context.calibration:
+            return model, {}
+        turning = Pipeline((Unmerge(), Rotate()))
+        outcome = context.once((id(model), "basis"), lambda: turning.run(model, context))
+        return outcome.model, {"basis": outcome.entry["passes"]}
+
+    def _wants(self, group: Group, analysis: Analysis, measured: bool) -> bool:
+        if group.coupled and not self.coupled and not (measured and keeps_divisor(group, analysis)):
             return False
         names = (group.name, *(t.use.constant.name for t in group.touches))
         return any(fnmatchcase(name, self.only) for name in names)
 
     def _kept(
         self, analysis: Analysis, groups: Sequence[Group], evidence: Evidence, context: Context
-    ) -> dict[Axis, int]:
+    ) -> tuple[dict[Axis, int], dict[str, Any]]:
+        """How many entries of each atom stay, and what there is to say of how that was found."""
         if self.ratio is not None:
-            return share(leaders(groups), self.ratio, self.align, self.floor)
-        measured = self.plan == "measured" or (self.plan is None and self._score(evidence) == "obs")
-        budgets = limits(analysis, self.budgets)
+            return share(leaders(groups), self.ratio, self.align, self.floor), {}
+        fixed = limits(analysis, {n: v for n, v in self.budgets.items() if n != "latency"})
+
+        def solve(more: Sequence[Limit] = ()) -> dict[Axis, int]:
+            return self._planned(groups, [*fixed, *more], evidence, context)
+
+        def build(kept: dict[Axis, int]) -> Model:
+            return shrink(analysis, self._select(groups, kept, evidence))
+
         try:
-            if measured:
-                fit, _ = hold_out(split_batches(context.calibration))
-                return plan(groups, budgets, evidence, context, fit, self.align, self.floor)
-            return within(groups, budgets, self.align, self.floor)
+            if self.latency is None:
+                return solve(), {}
+            watch = context.once((id(analysis), "latency"), lambda: Stopwatch(analysis, groups, context))
+            kept, rounds = confirmed(self.latency, solve, build, watch, context.progress)
+            return kept, {"latency": rounds}
         except PruneoptError as error:
             raise PruneoptError(
                 str(error), **error.details, frozen=inspect_analysis(analysis).frozen()
             ) from None
+
+    def _planned(
+        self, groups: Sequence[Group], budgets: Sequence[Limit], evidence: Evidence, context: Context
+    ) -> dict[Axis, int]:
+        if self._measures(context):
+            return plan(groups, budgets, evidence, self.align, self.floor)
+        return within(groups, budgets, self.align, self.floor)
 
     def _select(self, groups: Sequence[Group], kept: dict[Axis, int], evidence: Evidence) -> dict[Axis, Mask]:
         score = find_criterion(self._score(evidence))
@@ -131,19 +190,12 @@ class Width:
         }
 
     def _score(self, evidence: Evidence) -> str:
-        return self.criterion or ("obs" if evidence.moments else "l2")
+        return self.criterion or ("obs" if evidence.moments or evidence.curves else "l2")
 
 
-def limits(analysis: Analysis, budgets: dict[str, float]) -> list[Limit]:
-    """Budgets as shares of what the analysed graph costs."""
-    cost = CostModel(analysis, -1)
-    terms: dict[str, list[tuple[tuple[Axis, ...], float]]] = {
-        "macs": [(axes, 1.0) for axes in cost.macs_terms],
-        "params": [(axes, 1.0) for axes in cost.params_terms],
-        "bytes": cost.bytes_terms,
-    }
-    whole = cost.all({})
-    return [Limit(name, terms[name], getattr(whole, name), value) for name, value in budgets.items()]
+def keeps_divisor(group: Group, analysis: Analysis) -> bool:
+    """Whether all that runs over a group are sums whose divisors stay: what is removed counts as zero, exactly."""
+    return not any(group.atom in atoms(use.axis) for use in analysis.statistics)
 
 
 def best(scores: np.ndarray[Any, Any], count: int) -> Mask:

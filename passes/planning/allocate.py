@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group, alignment
-from pruneopt.passes.planning.tally import Limit, Tally, unmet
+from pruneopt.passes.planning.tally import Limit, Tally, unmet, worthwhile
 
 Array = npt.NDArray[Any]
 Kept = dict[Axis, int]
@@ -35,7 +35,7 @@ class Choice:
 def choice(group: Group, damage: Array, align: int, floor: float) -> Choice:
     """Aligned sizes from the whole group to its floor; `damage[k]` is that of removing k entries."""
     step = alignment(group, align)
-    least = max(step, int(np.ceil(floor * group.size / step)) * step)
+    least = max(step, group.least, int(np.ceil(floor * group.size / step)) * step)
     coarse = step * max(1, group.size // (step * LEVELS))
     sizes = np.array([group.size, *range((group.size - 1) // step * step, least - 1, -coarse)])
     return Choice(group, sizes, np.maximum.accumulate(damage[group.size - sizes]))
@@ -47,13 +47,20 @@ def allocate(choices: Sequence[Choice], limits: Sequence[Limit]) -> Kept:
     Raises:
         PruneoptError: not even the floors of all groups are within the limits.
     """
-    state = _State(choices, [Tally(limit) for limit in limits])
+    state = _State([_trimmed(c, limits) for c in choices], [Tally(limit) for limit in limits])
     while not state.fits():
         if not state.shrink():
             raise unmet(state.tallies)
     while state.grow():
         pass
-    return {c.group.atom: int(c.sizes[i]) for c, i in zip(choices, state.at, strict=True)}
+    return {c.group.atom: int(c.sizes[i]) for c, i in zip(state.choices, state.at, strict=True)}
+
+
+def _trimmed(each: Choice, limits: Sequence[Limit]) -> Choice:
+    """The choice without the sizes that a measured cost speaks against."""
+    sizes = worthwhile(each.group.atom, each.sizes.tolist(), limits)
+    keep = np.isin(each.sizes, sizes)
+    return Choice(each.group, each.sizes[keep], each.damage[keep])
 
 
 def _over(tally: Tally) -> float:
@@ -126,7 +133,7 @@ class _State:
 
     def _excess(self) -> float:
         """The costs in shares of their limits; those that hold count a little, for the sake of `grow`."""
-        return sum(t.total / t.limit.most * (1.0 if _over(t) > 0 else 1e-3) for t in self.tallies)
+        return sum(t.pressure / t.limit.most * (1.0 if _over(t) > 0 else 1e-3) for t in self.tallies)
 
     def _move(self, which: int, i: int) -> None:
         self.at[which] = i

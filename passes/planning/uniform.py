@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group, alignment
-from pruneopt.passes.planning.tally import Limit, Tally, unmet
+from pruneopt.passes.planning.tally import Limit, Tally, unmet, worthwhile
 
 Kept = dict[Axis, int]
 USED = 0.92  # of the tightest budget; below, alignment is given up to use more of it
@@ -32,7 +32,7 @@ def share(groups: Sequence[Group], ratio: float, align: int, floor: float) -> Ke
 
 def _rounded(group: Group, ratio: float, align: int) -> int:
     step = alignment(group, align)
-    kept = max(step, round(ratio * group.size / step) * step)
+    kept = max(step, group.least, round(ratio * group.size / step) * step)
     return min(kept, group.size)
 
 
@@ -45,54 +45,77 @@ def within(groups: Sequence[Group], limits: Sequence[Limit], align: int, floor: 
         PruneoptError: not even the floors of all groups are within the limits.
     """
     for candidates in (leaders(groups), list(groups)):
-        tallies = [Tally(limit) for limit in limits]
-        if _fits(tallies, share(candidates, 0.0, align, floor)):
-            kept = _largest(candidates, tallies, align, floor)
-            return _use_up(candidates, kept, tallies, align)
-    raise unmet(tallies)
+        search = _Search(candidates, limits, align, floor)
+        if search.fits(search.share(0.0)):
+            return search.run()
+    raise unmet(search.tallies)
 
 
-def _fits(tallies: Sequence[Tally], kept: Kept) -> bool:
-    totals = [t.set(kept) <= t.limit.most for t in tallies]  # every tally has to follow
-    return all(totals)
+class _Search:
+    """Sizes that the groups may have, and the budgets' state."""
 
+    def __init__(self, groups: Sequence[Group], limits: Sequence[Limit], align: int, floor: float) -> None:
+        self.groups = groups
+        self.limits = limits
+        self.align = align
+        self.floor = floor
+        self.tallies = [Tally(limit) for limit in limits]
+        self.sizes = self._sizes()
 
-def _largest(groups: Sequence[Group], tallies: Sequence[Tally], align: int, floor: float) -> Kept:
-    low, high = 0, STEPS
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (
-            (middle, high)
-            if _fits(tallies, share(groups, middle / STEPS, align, floor))
-            else (low, middle - 1)
-        )
-    return share(groups, low / STEPS, align, floor)
+    def _sizes(self) -> dict[Axis, list[int]]:
+        found = {}
+        for g in self.groups:
+            step, least = alignment(g, self.align), _rounded(g, self.floor, self.align)
+            aligned = [g.size, *range((g.size - 1) // step * step, least - 1, -step)]
+            found[g.atom] = worthwhile(g.atom, aligned, self.limits)
+        return found
 
+    def run(self) -> Kept:
+        """Top up in aligned steps; in a small net these are coarse, and finer ones use what they leave."""
+        kept = self._largest()
+        while True:
+            kept = self._top_up(kept)
+            if self.align == 1 or max(t.total / t.limit.most for t in self.tallies) >= USED:
+                return kept
+            self.align //= 2
+            self.sizes = self._sizes()
 
-def _use_up(groups: Sequence[Group], kept: Kept, tallies: Sequence[Tally], align: int) -> Kept:
-    """Top up in aligned steps; in a small net these are coarse, and finer ones use what they leave."""
-    while True:
-        kept = _top_up(groups, kept, tallies, align)
-        if align == 1 or max(t.total / t.limit.most for t in tallies) >= USED:
-            return kept
-        align //= 2
+    def fits(self, kept: Kept) -> bool:
+        """Whether the budgets hold at these sizes, to which the tallies are set."""
+        totals = [t.set(kept) <= t.limit.most for t in self.tallies]  # every tally has to follow
+        return all(totals)
 
+    def share(self, ratio: float) -> Kept:
+        """Each group's size next to `ratio` of it, or to the power of that which the budgets ask of it."""
+        return {g.atom: self._near(g, max(ratio ** self._pull(g), self.floor)) for g in self.groups}
 
-def _top_up(groups: Sequence[Group], kept: Kept, tallies: Sequence[Tally], align: int) -> Kept:
-    """Grow the groups that have given most, a step each, until nothing fits any more."""
-    _fits(tallies, kept)
-    growing = [g for g in groups if kept[g.atom] < g.size]
-    while growing:
-        growing.sort(key=lambda g: kept[g.atom] / g.size)
-        growing = [g for g in growing if _grow(g, kept, tallies, align) and kept[g.atom] < g.size]
-    return kept
+    def _pull(self, group: Group) -> float:
+        return max((limit.pull.get(group.atom, 1.0) for limit in self.limits), default=1.0)
 
+    def _near(self, group: Group, ratio: float) -> int:
+        return min(self.sizes[group.atom], key=lambda size: (abs(size - ratio * group.size), size))
 
-def _grow(group: Group, kept: Kept, tallies: Sequence[Tally], align: int) -> bool:
-    before = kept[group.atom]
-    after = min(group.size, before + alignment(group, align))
-    if _fits(tallies, {group.atom: after}):
-        kept[group.atom] = after
-        return True
-    _fits(tallies, {group.atom: before})
-    return False
+    def _largest(self) -> Kept:
+        low, high = 0, STEPS
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.fits(self.share(middle / STEPS)) else (low, middle - 1)
+        return self.share(low / STEPS)
+
+    def _top_up(self, kept: Kept) -> Kept:
+        """Grow the groups that have given most, a step each, until nothing fits any more."""
+        self.fits(kept)
+        growing = list(self.groups)
+        while growing:
+            growing.sort(key=lambda g: kept[g.atom] / g.size)
+            growing = [g for g in growing if self._grow(g, kept)]
+        return kept
+
+    def _grow(self, group: Group, kept: Kept) -> bool:
+        before = kept[group.atom]
+        after = min((n for n in self.sizes[group.atom] if n > before), default=before)
+        if after > before and self.fits({group.atom: after}):
+            kept[group.atom] = after
+            return True
+        self.fits({group.atom: before})
+        return False

@@ -11,14 +11,14 @@ from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
 from pruneopt.errors import PruneoptError
 from pruneopt.passes.planning.allocate import Choice, allocate, choice
-from pruneopt.passes.planning.tally import Limit
+from pruneopt.passes.planning.tally import Limit, Volume
 
 
 def chain(count: int, size: int) -> tuple[list[Group], Limit]:
     """Groups in a row: costs are products of neighbours, as in a stack of convolutions."""
     groups = [Group(f"g{i}", Axis((size,)), (), 1, frozenset()) for i in range(count)]
     ends = [Axis((size,)), *(g.atom for g in groups), Axis((size,))]
-    terms = [((a, b), 1.0) for a, b in pairwise(ends)]
+    terms = [Volume((a, b)) for a, b in pairwise(ends)]
     return groups, Limit("macs", terms, float(len(terms) * size * size), 0.5)
 
 
@@ -55,7 +55,7 @@ def test_what_cannot_be_met_is_said() -> None:
 def test_all_budgets_hold() -> None:
     groups, limit = chain(2, 8)
     choices = [choice(g, np.arange(9.0), 1, 0.1) for g in groups]
-    second = Limit("params", [((groups[0].atom,), 1.0)], 8.0, 0.25)
+    second = Limit("params", [Volume((groups[0].atom,))], 8.0, 0.25)
     kept = allocate(choices, [limit, second])
     assert kept[groups[0].atom] <= 2
     assert cost((kept[groups[0].atom], kept[groups[1].atom]), 8) <= limit.most

@@ -19,10 +19,10 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Pipeline
 from pruneopt.passes.criteria import CRITERIA, find_criterion
 from pruneopt.passes.planning.allocate import allocate, choice
+from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.curves import curve_of
 from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.statistics.evidence import Evidence, gather
-from pruneopt.passes.width import limits
 from tests import models
 
 NETS: dict[str, Callable[[], onnx.ModelProto]] = {

@@ -8,8 +8,8 @@ from pruneopt import api
 from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.errors import PruneoptError
+from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.uniform import leaders, share, within
-from pruneopt.passes.width import limits
 from tests import models
 
 
