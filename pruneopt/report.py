@@ -81,6 +81,10 @@ def _sentences(report: Report) -> list[str]:
             f"proved: equal to the masked original to {proof['max_rel_error']:.1e} "
             f"({proof['atoms_checked']} axes removed from)"
         )
+    for entry in report.get("passes", ()):
+        if dropped := entry.get("dropped"):
+            lines.append(f"dropped {', '.join(block['name'] for block in dropped)}")
+        lines += [f"note: {entry['note']}"] if "note" in entry else []
     for name, moved in report.get("fidelity", {}).items():
         on = "calibration data" if report.get("calibrated") else "synthetic inputs, not real data"
         lines.append(
