@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from pruneopt.passes.base import Context
 Array = npt.NDArray[Any]
 Outputs = list[dict[str, Array]]
 TINY = 1e-12
+BLOCK = 1 << 14  # elements that are compared at once
 MOST = 1 << 25  # elements of one output that are kept over all batches
 
 
@@ -54,23 +55,31 @@ def damage(dense: Outputs, found: Outputs, probabilities: set[str]) -> float:
     """Summed over outputs: mean KL divergence of probabilities, else squared distance as a share of the variance."""
     total = 0.0
     for name in dense[0]:
-        pairs = [
-            (a[name].astype(np.float64), b[name].astype(np.float64))
-            for a, b in zip(dense, found, strict=True)
-        ]
+        pairs = [(a[name], b[name]) for a, b in zip(dense, found, strict=True)]
         total += _divergence(pairs) if name in probabilities else _moved(pairs)
     return total
 
 
 def _divergence(pairs: Sequence[tuple[Array, Array]]) -> float:
     rows = sum(a.size // a.shape[-1] for a, _ in pairs)
-    logs = ((a, np.log(np.maximum(a, TINY)) - np.log(np.maximum(b, TINY))) for a, b in pairs)
-    whole: float = sum(float((a * ratio).sum()) for a, ratio in logs)
-    return float(max(0.0, whole / max(rows, 1)))
+    whole = sum(float(a @ np.log(np.maximum(a, TINY) / np.maximum(b, TINY))) for a, b in _blocks(pairs))
+    return max(0.0, whole / max(rows, 1))
 
 
 def _moved(pairs: Sequence[tuple[Array, Array]]) -> float:
-    mean = float(np.mean([a.mean() for a, _ in pairs]))
-    moved: float = sum(float(np.square(a - b).sum()) for a, b in pairs)
-    spread: float = sum(float(np.square(a - mean).sum()) for a, _ in pairs)
-    return moved / max(spread, TINY)
+    shift = float(pairs[0][0].mean(dtype=np.float64))  # near the mean, so that the variance does not cancel
+    count = sum(a.size for a, _ in pairs)
+    first = second = moved = 0.0
+    for a, b in _blocks(pairs):
+        moved += float((a - b) @ (a - b))
+        a -= shift
+        first, second = first + float(a.sum()), second + float(a @ a)
+    return moved / max(second - first * first / max(count, 1), TINY)
+
+
+def _blocks(pairs: Sequence[tuple[Array, Array]]) -> Iterator[tuple[Array, Array]]:
+    """Flat float64 pieces of both that stay in the cache."""
+    for a, b in pairs:
+        a, b = a.reshape(-1), b.reshape(-1)
+        for i in range(0, a.size, BLOCK):
+            yield a[i : i + BLOCK].astype(np.float64), b[i : i + BLOCK].astype(np.float64)
