@@ -62,8 +62,10 @@ def damage(dense: Outputs, found: Outputs, probabilities: set[str]) -> float:
 
 def _divergence(pairs: Sequence[tuple[Array, Array]]) -> float:
     rows = sum(a.size // a.shape[-1] for a, _ in pairs)
-    whole = sum(float(a @ np.log(np.maximum(a, TINY) / np.maximum(b, TINY))) for a, b in _blocks(pairs))
-    return max(0.0, whole / max(rows, 1))
+    whole: float = sum(
+        float(a @ np.log(np.maximum(a, TINY) / np.maximum(b, TINY))) for a, b in _blocks(pairs)
+    )
+    return float(max(0.0, whole / max(rows, 1)))
 
 
 def _moved(pairs: Sequence[tuple[Array, Array]]) -> float:
