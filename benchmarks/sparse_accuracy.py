@@ -11,6 +11,7 @@ import pruneopt as po
 from benchmarks.accuracy.task import Array, Feeds, Run, Task, distance
 from benchmarks.accuracy.tasks import TASKS, load
 from pruneopt.backends.ort import Session
+from pruneopt.model import Model
 from pruneopt.passes.base import Outcome, Pipeline
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.sparsify import Sparsify
@@ -65,7 +66,7 @@ def _sparsity(made: Outcome) -> float:
     return float(made.entry["passes"][-1]["sparsity"])
 
 
-def _runner(model: po.Model) -> Run:
+def _runner(model: Model) -> Run:
     session = Session(model)
 
     def run(feeds: Feeds) -> Array:
