@@ -5,6 +5,7 @@ from pruneopt.passes.merge import Merge
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.simplify import Simplify
+from pruneopt.passes.sparsify import Sparsify
 from pruneopt.passes.tolerance import Tolerance
 from pruneopt.passes.unmerge import Unmerge
 from pruneopt.passes.verify import Verify
@@ -18,6 +19,7 @@ __all__ = [
     "Repair",
     "Rotate",
     "Simplify",
+    "Sparsify",
     "Tolerance",
     "Unmerge",
     "Verify",
