@@ -144,6 +144,18 @@ def encoder_decoder(layers: int = 2, seed: int = 0) -> onnx.ModelProto:
     return b.model({"source": ["n", "t", 12], "x": ["n", "s", 12]}, {"y": ["n", "s", 5]})
 
 
+def with_early_exit(layers: int = 4, after: int = 2, seed: int = 0) -> onnx.ModelProto:
+    """A classifier with a head behind layer `after` and one at the end."""
+    b = Builder(seed)
+    x = b.node("MatMul", "x", b.weight(12, WIDTH))
+    for i in range(layers):
+        x = b.node("Add", x, _ffn(b, _norm(b, x)))
+        if i + 1 in (after, layers):
+            pooled = b.node("ReduceMean", _norm(b, x), axes=[1], keepdims=0)
+            b.node("MatMul", pooled, b.weight(WIDTH, 5), outputs=["early" if i + 1 == after else "late"])
+    return b.model({"x": ["n", "s", 12]}, {"early": ["n", 5], "late": ["n", 5]})
+
+
 def bypassed(proto: onnx.ModelProto, around: Mapping[str, str]) -> onnx.ModelProto:
     """The file with nothing removed in which each key is computed under another name, and is its value instead."""
     made = onnx.ModelProto()

@@ -14,12 +14,14 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
 from pruneopt.passes.depth.bypass import Amends, bypass
 from pruneopt.passes.depth.criteria import find_criterion
+from pruneopt.passes.depth.exits import Gated, gated, later_heads
 from pruneopt.passes.depth.judge import Judge
 from pruneopt.passes.depth.laco import merge_layers
 from pruneopt.passes.depth.linear import fit_maps
 from pruneopt.passes.depth.select import Costs, Goal, by_score, greedy
 from pruneopt.passes.depth.study import Study
 from pruneopt.passes.depth.switches import Bypassed
+from pruneopt.passes.proof import prove
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
 FORWARDS = 12.0  # passes over the calibration set that all trials together may take
@@ -43,6 +45,8 @@ class Depth:
         cache: blocks that feed outputs of their own (key-value caches) may go, and these outputs and inputs with them.
         only: glob pattern of block names, or of names of tensors or nodes inside.
         fit: `linear` puts a linear map in the place of dropped blocks where that helps (needs calibration data).
+        exit: name of an output that answers for later ones of its size: an early exit.
+        entropy: only where the exit is sure; the threshold on its entropy, as a share of the largest possible.
         merge: add what dropped layers have over the layer before them to its weights, where that helps (LaCo).
     """
 
@@ -58,6 +62,8 @@ class Depth:
     only: str = "*"
     fit: str | None = None
     merge: bool = False
+    exit: str | None = None
+    entropy: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("ratio", "macs", "params"):
@@ -74,10 +80,14 @@ class Depth:
             raise UsageError(f"depth: there is no fit '{self.fit}'; choose linear")
         if self.fit and self.merge:
             raise UsageError("depth: choose fit or merge; each makes up for the same blocks")
-        ways = [self.ratio is not None, self.drop is not None, self.blocks is not None, bool(self.budgets)]
-        if sum(ways) != 1:
+        if self.entropy is not None and (self.exit is None or not 0 < self.entropy <= 1):
             raise UsageError(
-                "depth: say how much goes, with one of ratio, drop, blocks or a budget (macs, params)"
+                "depth: entropy is a share in (0, 1] and needs exit, the output that it is taken of"
+            )
+        ways = [getattr(self, name) is not None for name in ("ratio", "drop", "blocks", "exit")]
+        if sum(ways) + bool(self.budgets) != 1:
+            raise UsageError(
+                "depth: say how much goes, with one of ratio, drop, blocks, exit or a budget (macs, params)"
             )
         find_criterion(self.criterion or "greedy")
 
@@ -96,6 +106,8 @@ class Depth:
         if (self.fit or self.merge) and not context.calibration:
             raise UsageError("depth: fit and merge need real inputs; give --calib")
         blocks = Blocks(analyse(model, context.observation(model)))
+        if self.exit is not None:
+            return self._leave(blocks, later_heads(blocks, self.exit), context)
         if self.blocks is not None:
             return self._rewrite(blocks, self._named(blocks, context), context, {})
         units = self.candidates(blocks, context)
@@ -190,6 +202,15 @@ class Depth:
         if ends:
             entry["signature"] = sorted(ends)
         return Outcome(small, entry, Bypassed(blocks, dropped, amends))
+
+    def _leave(self, blocks: Blocks, heads: Sequence[Block], context: Context) -> Outcome:
+        """Early exit: the later heads go, or run where the early one is not sure."""
+        if self.entropy is None:
+            return self._rewrite(blocks, heads, context, {})
+        for forced in (2.0, -1.0):  # always sure, never sure: both branches are proved, whatever inputs take
+            prove(gated(blocks, heads, forced), Gated(blocks, heads, forced), context)
+        entry = {"exit": self.exit, "answers_for": [b.exit for b in heads]}
+        return Outcome(gated(blocks, heads, self.entropy), entry, Gated(blocks, heads, self.entropy))
 
     def _amends(self, blocks: Blocks, dropped: Sequence[Block], context: Context) -> Amends:
         """What makes up for the dropped blocks."""

@@ -257,3 +257,35 @@ def test_it_composes_with_width() -> None:
     model = Model.from_proto(residual.network("pre", 4))
     outcome = Pipeline(parse_passes("depth{drop=2}, width{ratio=0.5, align=1}")).run(model)
     assert len(outcome.model.graph.nodes) < len(model.graph.nodes)
+
+
+def test_a_fixed_exit_takes_the_early_head() -> None:
+    model = Model.from_proto(residual.with_early_exit())
+    result = po.prune(model, passes="depth{exit=early}", timed=False)
+    assert [t.name for t in result.model.graph.outputs] == ["early", "late"]
+    assert result.report["output"]["macs"] < 0.6 * result.report["input"]["macs"]
+    found = Session(result.model).run(batches(1)[0])
+    whole = Session(model).run(batches(1)[0])
+    np.testing.assert_allclose(found["late"], whole["early"], rtol=1e-5)
+    with pytest.raises(PruneoptError, match="no output behind 'late'"):
+        po.prune(model, passes="depth{exit=late}", timed=False)
+
+
+def test_a_gated_exit_asks_the_early_head_how_sure_it_is() -> None:
+    model = Model.from_proto(residual.with_early_exit())
+    rows = [{"x": each["x"][i : i + 1]} for each in batches(6) for i in range(2)]
+    early, late = (
+        np.concatenate([Session(model).run(row)[name] for row in rows]) for name in ("early", "late")
+    )
+    shares = np.exp(early - early.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    entropy = -(shares * np.log(shares)).sum(1) / np.log(5)
+    threshold = float(np.median(entropy))
+    result = po.prune(model, passes=f"depth{{exit=early, entropy={threshold}}}", timed=False)
+    session = Session(result.model)
+    found = np.concatenate([session.run(row)["late"] for row in rows])
+    sure = entropy < threshold
+    assert 0 < sure.sum() < len(sure)
+    np.testing.assert_allclose(found, np.where(sure[:, None], early, late), rtol=1e-4, atol=1e-6)
+    body = next(n for n in result.model.graph.nodes if n.op == "If").attrs["else_branch"]
+    assert sum(n.op == "MatMul" for n in body.nodes) == 5  # two layers and the late head
