@@ -1,6 +1,7 @@
 """The passes: what removes, changes and checks. `Pipeline([Width(macs=0.6), Repair()]).run(model, calib=batches)`."""
 
 from pruneopt.passes.base import Context, Outcome, Pipeline
+from pruneopt.passes.depth import Depth
 from pruneopt.passes.merge import Merge
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
@@ -13,6 +14,7 @@ from pruneopt.passes.width import Width
 
 __all__ = [
     "Context",
+    "Depth",
     "Merge",
     "Outcome",
     "Pipeline",

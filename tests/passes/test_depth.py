@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import pruneopt as po
 from pruneopt.analysis.blocks import Blocks
+from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
 from pruneopt.api import make_context
 from pruneopt.backends.ort import Session
@@ -21,6 +22,7 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Context, Pipeline
 from pruneopt.passes.depth import Depth
 from pruneopt.passes.depth.bypass import bypass
+from pruneopt.passes.depth.candidates import candidates
 from pruneopt.passes.depth.laco import match, merged
 from pruneopt.passes.depth.switches import Bypassed
 from pruneopt.passes.proof import distance, prove
@@ -289,3 +291,18 @@ def test_a_gated_exit_asks_the_early_head_how_sure_it_is() -> None:
     np.testing.assert_allclose(found, np.where(sure[:, None], early, late), rtol=1e-4, atol=1e-6)
     body = next(n for n in result.model.graph.nodes if n.op == "If").attrs["else_branch"]
     assert sum(n.op == "MatMul" for n in body.nodes) == 5  # two layers and the late head
+
+
+def test_a_candidate_saves_less_where_width_has_gone() -> None:
+    blocks, context = known(residual.network("pre", 2), batches())
+    units = Depth(drop=1).candidates(blocks, context)
+    first, second = candidates(blocks, units, context, context.calibration)
+    assert first.damage > 0
+    assert second.damage > 0
+    hidden = next(g.atom for g in find_groups(blocks.analysis) if g.size == 24)  # of the first layer's ffn
+    whole = first.saved("macs", {})
+    narrow = first.saved("macs", {hidden: 12})
+    positions = 3 * 48  # at the larger observed size
+    assert whole - narrow == 2 * 12 * residual.WIDTH * positions
+    assert second.saved("macs", {hidden: 12}) == whole
+    assert first.saved("params", {}) - first.saved("params", {hidden: 12}) == 2 * 12 * residual.WIDTH
