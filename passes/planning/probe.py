@@ -18,6 +18,7 @@ from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model
 from pruneopt.passes.base import Context
 from pruneopt.passes.planning.curves import Curve
+from pruneopt.passes.planning.kinds import kinds_of
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
@@ -60,30 +61,69 @@ def rates(
     part: float = 1.0,
 ) -> dict[Group, Worth]:
     """What the error of each group is worth; these groups may take `part` of all forwards."""
+    if not curves:
+        return {}
     model = evidence.analysis.model
-    few = _few(batches, sum(len(_shares(group)) for group in curves) / max(part, 1e-6))
+    effort = _effort(list(curves), evidence, batches, part)
     probabilities = distributions(model.graph)
-    dense = outputs(model, context, few)
+    dense = outputs(model, context, effort.pieces)
     found = {}
-    for group, each in curves.items():
+    for group in effort.probed:
+        each = curves[group]
         points: list[tuple[float, float]] = []
-        for count in dict.fromkeys(max(1, int(share * group.size)) for share in _shares(group)):
+        for count in dict.fromkeys(max(1, int(share * group.size)) for share in effort.shares(group)):
             probe = reduced(group, each.order[:count], evidence)
-            made = damage(dense, outputs(probe, context, few), probabilities)
+            made = damage(dense, outputs(probe, context, effort.pieces), probabilities)
             points.append((float(each.error[count]), made))
         found[group] = _worth(points)
-    return found
+    return found | {g: _between(g, effort, found) for g in curves if g not in found}
 
 
-def _shares(group: Group) -> tuple[float, ...]:
-    return EVERYWHERE if group.coupled else SHARES
+@dataclass(frozen=True)
+class _Effort:
+    """Which groups are probed, at how many points and with which data, so that the forwards suffice.
+
+    Attributes:
+        probed: of a long row of like groups (layers of one model) only every so many.
+        pieces: of the batches, spread evenly over all.
+        points: probes of each group.
+        rows: groups that are alike, in graph order.
+    """
+
+    probed: list[Group]
+    pieces: list[Feeds]
+    points: int
+    rows: list[list[Group]]
+
+    def shares(self, group: Group) -> tuple[float, ...]:
+        """Of the group, what its probes lose."""
+        both = EVERYWHERE if group.coupled else SHARES
+        return both if self.points == 2 else (float(np.sqrt(both[0] * both[1])),)
 
 
-def _few(batches: Sequence[Feeds], probes: float) -> list[Feeds]:
-    """Pieces of batches, spread evenly over all, so that all probes together stay within their forwards."""
-    pieces = split_batches(batches, ROWS)
-    count = int(np.clip(FORWARDS * len(pieces) / max(probes, 1), min(2, len(pieces)), len(pieces)))
-    return [pieces[i] for i in np.linspace(0, len(pieces) - 1, count).round().astype(int)]
+def _effort(groups: list[Group], evidence: Evidence, batches: Sequence[Feeds], part: float) -> _Effort:
+    singles = split_batches(batches, 1)
+    most = max(1.0, FORWARDS * part * len(singles))  # rows that all probes may run on together
+    points = 2 if 2 * len(groups) <= most else 1
+    every = int(np.ceil(len(groups) / most))
+    rows: dict[tuple[str, int], list[Group]] = {}
+    for group, kind in kinds_of(groups, evidence.analysis).items():
+        rows.setdefault((kind, group.size), []).append(group)
+    probed = [g for row in rows.values() for g in row[::every]]
+    each = max(1, int(most / (points * len(probed))))
+    pieces = split_batches(batches, min(each, ROWS))
+    count = max(1, min(len(pieces), each // min(each, ROWS)))
+    spread = np.linspace(0, len(pieces) - 1, count + 2)[1:-1].round().astype(int)
+    chosen = [pieces[i] for i in spread] if count < len(pieces) else pieces
+    return _Effort(probed, chosen, points, list(rows.values()))
+
+
+def _between(group: Group, effort: _Effort, found: Mapping[Group, Worth]) -> Worth:
+    """What lies between the nearest like groups that were probed."""
+    row = next(r for r in effort.rows if group in r)
+    places = [i for i, g in enumerate(row) if g in found]
+    rates_ = [np.log(found[row[i]].damages[0] / found[row[i]].errors[0]) for i in places]
+    return Worth((1.0,), (float(np.exp(np.interp(row.index(group), places, rates_))),))
 
 
 def _worth(points: Sequence[tuple[float, float]]) -> Worth:

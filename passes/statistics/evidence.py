@@ -87,7 +87,7 @@ class Evidence:
         Raises:
             UsageError: there is no calibration data.
         """
-        if not self.moments:
+        if not self.moments and not self.pairs:
             raise UsageError(
                 "this criterion looks at activations; give calibration data (--calib), or choose l2"
             )
