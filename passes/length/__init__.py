@@ -52,6 +52,7 @@ class Length:
         method: `tome` (merge similar ones), `topk` (keep the most attended, fuse the rest) or `static` (the
             same places for every input).
         stages: attention layers that are stages, from 0, as `3/6/9`; by default all for `tome`, else three.
+        falling: merge more tokens in early stages, fewer and fewer later; with `left` or `macs`.
     """
 
     keep: float | None = None
@@ -60,6 +61,7 @@ class Length:
     macs: float | None = None
     method: str = "tome"
     stages: str = ""
+    falling: bool = False
 
     def __post_init__(self) -> None:
         given = [n for n in ("keep", "left", "r", "macs") if getattr(self, n) is not None]
@@ -121,7 +123,7 @@ class Length:
             if not group.tokens.static:
                 raise UsageError("length: r needs a fixed number of tokens; give keep or left for this model")
             return removing(count, group.tokens.size[0], self.r, group.front)
-        return schedule(shares(count, self.method, self.keep, left), group.front)
+        return schedule(shares(count, self.method, self.keep, left, self.falling), group.front)
 
     def _plan(self, tokens: Tokens, group: Group, left: float | None, context: Context) -> Plan:
         derived = derived_tensors(tokens.analysis.model.graph)

@@ -102,26 +102,33 @@ class Emit:
             return self.op("ReduceL2", x, [axis], keepdims=1)
         return self.op("ReduceL2", x, axes=[axis], keepdims=1)
 
-    # --- picking -----------------------------------------------------------------------------------
+    # --- picking: indices have the shape [B, K, 1] ------------------------------------------------------
 
-    def top(self, x: gs.Tensor, count: Operand, largest: bool = True) -> tuple[gs.Variable, gs.Variable]:
-        """(values, indices) of the `count` first of the last dimension in order; of equals the first."""
+    def top(self, x: gs.Tensor, count: Operand, axis: int, largest: bool = True) -> tuple[gs.Variable, gs.Variable]:
+        """(values, indices) of the `count` first along an axis, in order; of equals the first."""
         outs = [gs.Variable(self.names.new("pruneopt_length")) for _ in range(2)]
-        self.ops("TopK", x, count, outs=outs, axis=-1, largest=int(largest), sorted=1)
+        self.ops("TopK", x, count, outs=outs, axis=axis, largest=int(largest), sorted=1)
         return outs[0], outs[1]
 
     def ascending(self, indices: gs.Tensor, count: Operand) -> gs.Variable:
-        """Indices in ascending order along the last dimension, all `count` of them."""
-        return self.top(indices, count, largest=False)[0]
+        """Indices in ascending order, all `count` of them."""
+        return self.top(indices, count, 1, largest=False)[0]
+
+    def parted(self, x: gs.Tensor, first: gs.Tensor, second: gs.Tensor) -> list[gs.Variable]:
+        """`first` and then `second` entries of dimension 1; the numbers are lines."""
+        outs = [gs.Variable(self.names.new("pruneopt_length")) for _ in range(2)]
+        if self.opset >= 13:
+            return self.ops("Split", x, self.join(first, second), outs=outs, axis=1)
+        return [self.slice(x, 1, [0], first), self.slice(x, 1, first)]
 
     def rows(self, x: gs.Tensor, at: gs.Tensor) -> gs.Variable:
-        """`x[b, at[b, k]]`: whole rows, shapes [B, T, ...] and [B, K] to [B, K, ...]."""
+        """`x[b, at[b, k]]`: whole rows, shapes [B, T, ...] and [B, K, 1] to [B, K, ...]."""
         if self.opset >= 12:
-            return self.op("GatherND", x, self.unsqueeze(at, 2), batch_dims=1)
+            return self.op("GatherND", x, at, batch_dims=1)
         batch, length = self.size(x, 0), self.size(x, 1)
         first = self.op("Mul", self.op("Range", 0, self.squeeze(batch, 0), 1), length)
         flat = self.op("Reshape", x, self.join([-1], self.op("Slice", self.op("Shape", x), [2], [END], [0])))
-        return self.op("Gather", flat, self.op("Add", at, self.unsqueeze(first, 1)), axis=0)
+        return self.op("Gather", flat, self.op("Add", self.squeeze(at, 2), self.unsqueeze(first, 1)), axis=0)
 
 
 def order(model: Model) -> Model:

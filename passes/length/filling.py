@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import factors
+from pruneopt.analysis.axes import Axis, factors
 from pruneopt.analysis.tokens import Attention, Site, Tokens, meets, same
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.length import tome, topk
-from pruneopt.passes.length.counting import Count, Stage
+from pruneopt.passes.length.counting import Count, Counter, Stage
 from pruneopt.passes.length.emit import FLOAT, Emit
 from pruneopt.passes.length.marking import Gap, Group
 
@@ -63,8 +63,9 @@ class Filler:
         self.plan = plan
         self.filled = Filled(group, plan)
         self.size: gs.Tensor | None = None
-        self.spots: gs.Tensor | None = None  # places of the current tokens before the first stage, [B, T]
-        self.where: gs.Tensor | None = None  # places of the first tokens among the current ones, [B, T0]
+        self.zero: gs.Tensor | None = None  # zeros, [B, 1, 1]
+        self.spots: gs.Tensor | None = None  # places of the current tokens before the first stage, [B, T, 1]
+        self.where: gs.Tensor | None = None  # places of the first tokens among the current ones, [B, T0, 1]
         self.first: Count = group.tokens.size[0] if group.tokens.static else 0
 
     def fill(self) -> Filled:
@@ -91,36 +92,34 @@ class Filler:
             return self._static(gap, level)
         emit = self.emit
         x = emit.transpose(self._tensor(gap.source), site.dims)
+        if self.zero is None:
+            self.zero = emit.op("Expand", [[[0]]], emit.join(emit.size(x, 0), [1, 1]))
         if not isinstance(tokens, int):
             tokens = emit.size(x, 1)
-        if self.plan.method == "tome":
-            out, before, behind, left = self._merge(x, site, stage, tokens)
-        else:
-            out, before, behind, left = self._pick(x, site, stage, tokens)
-        back = [site.dims.index(i) for i in range(3)]
-        self._set(gap.hole, emit.transpose(out, back))
-        if self.group.of("along") or self.group.of("back"):
-            spots = before()
-            self._follow(spots, behind(spots) if self.group.of("back") else None)
-        return left
+        step = self._merge if self.plan.method == "tome" else self._pick
+        out, left = step(x, site, stage, tokens)
+        self._set(gap.hole, emit.transpose(out, [site.dims.index(i) for i in range(3)]))
+        return left if isinstance(left, int) else emit.size(out, 1)
 
-    def _merge(self, x: gs.Tensor, site: Site, stage: Stage, tokens: Count) -> tuple[Any, ...]:
-        emit = self.emit
+    def _merge(self, x: gs.Tensor, site: Site, stage: Stage, tokens: Count) -> tuple[gs.Tensor, Count]:
+        emit, zero = self.emit, self.zero
+        assert zero is not None
         if self.plan.padded and self.size is None:
             self.size = self._real(site)
-        merge = tome.decide(emit, self._keys(site), stage, tokens, self.first, self.size, self.plan.padded)
+        keys = self._keys(site)
+        merge = tome.decide(emit, keys, zero, stage, tokens, self.first, self.size, self.plan.padded)
         out, self.size = tome.apply(emit, x, merge, self.size)
         self.filled.decisions.append(merge.decisions)
-        left = tokens - merge.removed if isinstance(tokens, int) and isinstance(merge.removed, int) else emit.size(out, 1)
-        return out, lambda: tome.places(emit, merge), lambda spots: tome.destinations(emit, merge, spots), left
+        self._follow(merge.places, lambda: tome.destinations(emit, merge, zero))
+        return out, merge.left
 
-    def _pick(self, x: gs.Tensor, site: Site, stage: Stage, tokens: Count) -> tuple[Any, ...]:
+    def _pick(self, x: gs.Tensor, site: Site, stage: Stage, tokens: Count) -> tuple[gs.Tensor, Count]:
         emit = self.emit
-        score = self._received(site, self.plan.by_first)
-        pick = topk.decide(emit, score, stage, tokens, self.first)
+        pick = topk.decide(emit, self._received(site, self.plan.by_first), stage, tokens, self.first)
         self.filled.decisions.append(pick.decisions)
-        left = pick.count + 1 if isinstance(pick.count, int) else emit.size(pick.kept, 1)
-        return topk.apply(emit, x, pick), lambda: topk.places(emit, pick), lambda spots: topk.destinations(emit, pick), left
+        self._follow(pick.places, lambda: topk.destinations(emit, pick))
+        left = pick.count + 1 if isinstance(pick.count, int) else emit.size(pick.places, 1)
+        return topk.apply(emit, x, pick), left
 
     def _static(self, gap: Gap, level: int) -> Count:
         """The same places for every input."""
@@ -130,39 +129,46 @@ class Filler:
         self.filled.decisions.append({})
         return len(kept)
 
-    def _follow(self, spots: gs.Tensor, step: gs.Tensor | None) -> None:
-        """Places since before the first stage."""
+    def _follow(self, places: gs.Tensor, step: Callable[[], gs.Tensor]) -> None:
+        """Places since before the first stage, as far as anybody needs them."""
         emit = self.emit
-        self.spots = spots if self.spots is None else emit.op("GatherElements", self.spots, spots, axis=1)
-        if step is not None:
-            self.where = step if self.where is None else emit.op("GatherElements", step, self.where, axis=1)
+        if self.group.of("along"):
+            self.spots = places if self.spots is None else emit.op("GatherElements", self.spots, places, axis=1)
+        if self.group.of("back"):
+            to = step()
+            self.where = to if self.where is None else emit.op("GatherElements", to, self.where, axis=1)
 
     # --- what stages are told ------------------------------------------------------------------------
 
     def _keys(self, site: Site) -> gs.Tensor:
-        """The mean of the keys over heads, [B, T, d]."""
+        """The mean of the keys over heads, [B, T, d]; a product with a row of ones is faster than ReduceMean."""
         emit, attention = self.emit, site.attention
         key = self._tensor_named(attention.key)
         axes = self.tokens.analysis.axes[attention.key]
+        rank = len(axes)
         token = next(i for i, a in enumerate(axes) if same(a, attention.tokens))
-        contracted = {u.dim for u in self.tokens.analysis.contractions if u.axis in axes}
-        batch_axis = self.tokens.analysis.axes[site.tensor][site.dims[0]]
-        rest = [i for i in range(len(axes)) if i != token]
-        width = token - 1 if token == len(axes) - 1 else len(axes) - 1
-        del contracted
-        rest.remove(width)
-        if len(axes) == 4:
-            batch = next((i for i in rest if meets(axes[i], batch_axis)), rest[0])
-            head = next(i for i in rest if i != batch)
-            mean = emit.mean(key, head)
-            order = [i - (i > head) for i in (batch, token, width)]
-            return emit.transpose(mean, order)
+        width = rank - 2 if token == rank - 1 else rank - 1
         heads = self.heads(attention, site)
-        flat = emit.transpose(key, (rest[0], token, width))
-        if not heads:
-            return flat
-        split = emit.op("Reshape", flat, emit.join([-1, heads], emit.op("Slice", emit.op("Shape", flat), [1], [3], [0])))
-        return emit.mean(split, 1)
+        lead = [i for i in range(rank) if i not in (token, width)]
+        if rank == 3 and not heads:
+            return emit.transpose(key, (lead[0], token, width))
+        if rank == 4:
+            batch = self.tokens.analysis.axes[site.tensor][site.dims[0]]
+            lead.sort(key=lambda i: not meets(axes[i], batch))
+            heads = axes[lead[1]].size[0]
+            if lead != [0, 1]:
+                key, token, width, axes = emit.transpose(key, (*lead, token, width)), 2, 3, [axes[i] for i in (*lead, token, width)]
+            flat = emit.op("Reshape", key, [0, 0, -1])
+        else:
+            size = Counter(emit).mul(self._length(key, axes[token], token), axes[width].size[0])
+            flat = emit.op("Reshape", key, emit.join([-1, heads], Counter(emit).line(size)))
+        mean = emit.op("MatMul", np.full((1, heads or 1), 1 / (heads or 1), np.float32), flat)
+        if token == rank - 1:
+            return emit.op("Transpose", emit.op("Reshape", mean, [0, axes[width].size[0], -1]), perm=[0, 2, 1])
+        return emit.op("Reshape", mean, [0, -1, axes[width].size[0]])
+
+    def _length(self, tensor: gs.Tensor, axis: Axis, dim: int) -> Count:
+        return self.emit.size(tensor, dim) if len(self.filled.decisions) or not axis.static else axis.size[0]
 
     def _received(self, site: Site, by_first: bool) -> gs.Tensor:
         probabilities = self._tensor_named(site.attention.probabilities)
@@ -172,7 +178,7 @@ class Filler:
         """[B, T, 1]: 1 for tokens that the first one attends to, next to nothing for padding."""
         emit = self.emit
         seen = emit.op("Greater", self._received(site, True), np.float32(0))
-        real = emit.op("Max", emit.unsqueeze(emit.cast(seen, FLOAT), 2), np.float32(tome.NOTHING))
+        real = emit.op("Max", emit.cast(seen, FLOAT), np.float32(tome.NOTHING))
         self.filled.real = real.name
         return real
 
@@ -203,7 +209,7 @@ class Filler:
         """`source` at `spots` along `dim`; the first dimension is the batch, or 1 and becomes it."""
         emit = self.emit
         assert self.spots is not None
-        index = emit.unsqueeze(self.spots, *[i for i in range(1, rank) if i != dim]) if rank > 2 else self.spots
+        index = emit.op("Reshape", self.spots, [0 if i == 0 else -1 if i == dim else 1 for i in range(rank)])
         count = emit.size(self.spots, 1)
         batch = emit.size(self.spots, 0)
         own = [batch if i == 0 else count if i == dim else emit.size(source, i) for i in range(rank)]
@@ -271,11 +277,11 @@ class Filler:
         ]
         if not over:
             return
-        flat = emit.op("Log", emit.squeeze(self.size, 2))
+        log = emit.op("Log", self.size)
         for attention in over:
             softmax = self._maker(attention.probabilities)
             heads = heads_of(self.tokens, attention, self.group.sites[0])
-            softmax.inputs[0] = emit.op("Add", softmax.inputs[0], fitted(emit, flat, heads))
+            softmax.inputs[0] = emit.op("Add", softmax.inputs[0], fitted(emit, log, heads))
 
     def _maker(self, name: str) -> gs.Node:
         return self.tensors[name].inputs[0]
@@ -321,15 +327,12 @@ def heads_of(tokens: Tokens, attention: Attention, site: Site) -> int | None:
     return heads.pop()
 
 
-def fitted(emit: Emit, row: gs.Tensor, heads: int | None) -> gs.Tensor:
-    """[B, T] so that it can be added to scores."""
+def fitted(emit: Emit, column: gs.Tensor, heads: int | None) -> gs.Tensor:
+    """[B, T, 1] so that it can be added to scores."""
     if heads is None:
-        return emit.unsqueeze(row, 1, 2)
-    wide = emit.unsqueeze(row, 1)
+        return emit.op("Reshape", column, [0, 1, 1, -1])
+    row = emit.op("Transpose", column, perm=[0, 2, 1])
     if not heads:
-        return wide
-    spread = emit.op("Expand", wide, [1, heads, 1])
-    return emit.op("Reshape", spread, emit.join([-1, 1], emit.size(row, 1)))
-
-
-Reader = Callable[[str], Array]
+        return row
+    spread = emit.op("Expand", row, [1, heads, 1])
+    return emit.op("Reshape", spread, emit.join([-1, 1], emit.size(row, 2)))

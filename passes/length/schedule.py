@@ -34,18 +34,19 @@ def stages_of(sites: Sequence[Site], method: str, asked: str) -> list[Site]:
     return [sites[n] for n in at if n < len(sites)]
 
 
-def shares(count: int, method: str, keep: float | None, left: float | None) -> list[float]:
+def shares(count: int, method: str, keep: float | None, left: float | None, falling: bool = False) -> list[float]:
     """Share of the first tokens that each of `count` stages leaves.
 
-    `keep` of those before it at each stage; or `left` at the end, in equal steps when merging (a constant r)
-    and in equal shares when dropping.
+    `keep` of those before it at each stage; or `left` at the end: in equal steps when merging (a constant r),
+    in steps that fall to nothing at the last stage (ToMe's decreasing schedule), in equal shares when dropping.
     """
     if keep is not None:
         return [keep ** (i + 1) for i in range(count)]
     end = 1.0 if left is None else left
-    if method == "tome":
-        return [1 - (1 - end) * (i + 1) / count for i in range(count)]
-    return [end ** ((i + 1) / count) for i in range(count)]
+    if method != "tome":
+        return [end ** ((i + 1) / count) for i in range(count)]
+    steps = [float(count - i) if falling else 1.0 for i in range(count)]
+    return [1 - (1 - end) * sum(steps[: i + 1]) / sum(steps) for i in range(count)]
 
 
 def schedule(share: Sequence[float], front: int) -> list[Stage]:

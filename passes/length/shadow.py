@@ -137,7 +137,7 @@ class _Group:
         bias = np.full(state.where.shape, NEVER)
         logs = np.log(state.sizes) if self.filled.plan.method == "tome" else np.zeros(state.sizes.shape)
         np.put_along_axis(bias, state.spots, logs, axis=1)
-        row = self.emit.tensor(bias.astype(np.float32))
+        row = self.emit.tensor(bias.astype(np.float32)[..., None])
         for attention in self.tokens.attentions:
             if same(attention.tokens, group.tokens) and group.level(attention.softmax) == level:
                 softmax = self.nodes[id(attention.softmax)]

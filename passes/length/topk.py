@@ -24,76 +24,71 @@ ALWAYS = 1e6  # the score of tokens at the front
 
 @dataclass(frozen=True, eq=False)
 class Pick:
-    """A picking stage in the graph.
+    """A picking stage in the graph; places are int64 [B, number, 1].
 
     Attributes:
-        kept: places that stay, ascending, int64 [B, K].
-        weights: share of each token in the fused one, [B, T].
-        chief: place of the most attended one among those that are fused, int64 [B, 1].
+        kept: places that stay, ascending, K of them.
+        weights: share of each token in the fused one, [B, T, 1].
+        places: `kept`, and the place of the most attended one of those that are fused.
         count: K.
     """
 
     kept: gs.Tensor
     weights: gs.Tensor
-    chief: gs.Tensor
+    places: gs.Tensor
     count: Count
 
     @property
     def decisions(self) -> dict[str, str]:
         """Names of the tensors that say what stays."""
-        return {"kept": self.kept.name, "weights": self.weights.name, "chief": self.chief.name}
+        return {"kept": self.kept.name, "weights": self.weights.name, "places": self.places.name}
 
 
 def decide(emit: Emit, score: gs.Tensor, stage: Stage, tokens: Count, first: Count) -> Pick:
-    """What stays, by a score [B, T] that is not negative."""
+    """What stays, by a score [B, T, 1] that is not negative."""
     count = Counter(emit)
     keep = picked(count, stage, tokens, first)
     ranked = score
     if stage.front:
-        shape = emit.join(emit.size(score, 0), [stage.front])
-        ranked = emit.join(emit.op("Expand", np.float32([[ALWAYS]]), shape), emit.slice(score, 1, [stage.front]), axis=1)
-    kept = emit.ascending(emit.top(ranked, count.line(keep))[1], count.line(keep))
-    nothing = emit.op("Expand", np.float32([[0]]), emit.op("Shape", kept))
+        always = emit.op("Expand", np.float32([[[ALWAYS]]]), emit.join(emit.size(score, 0), [stage.front, 1]))
+        ranked = emit.join(always, emit.slice(score, 1, [stage.front]), axis=1)
+    kept = emit.ascending(emit.top(ranked, count.line(keep), 1)[1], count.line(keep))
+    nothing = emit.op("Expand", np.float32([[[0]]]), emit.op("Shape", kept))
     rest = emit.op("ScatterElements", score, kept, nothing, axis=1)
     weights = emit.op("Div", rest, emit.op("Max", emit.sum(rest, 1), np.float32(1e-20)))
     raised = emit.op("ScatterElements", emit.op("Add", score, np.float32(1)), kept, nothing, axis=1)
-    return Pick(kept, weights, emit.op("ArgMax", raised, axis=1, keepdims=1), keep)
+    chief = emit.op("ArgMax", raised, axis=1, keepdims=1)
+    return Pick(kept, weights, emit.join(kept, chief, axis=1), keep)
 
 
 def apply(emit: Emit, x: gs.Tensor, pick: Pick) -> gs.Tensor:
     """Tokens [B, K + 1, D] from tokens [B, T, D]: those that stay, and the rest as one."""
-    fused = emit.op("MatMul", emit.unsqueeze(pick.weights, 1), x)
+    fused = emit.op("MatMul", emit.op("Transpose", pick.weights, perm=[0, 2, 1]), x)
     return emit.join(emit.rows(x, pick.kept), fused, axis=1)
 
 
-def places(emit: Emit, pick: Pick) -> gs.Tensor:
-    """The place before the stage of each token behind it, int64 [B, K + 1]; the fused one is its chief."""
-    return emit.join(pick.kept, pick.chief, axis=1)
-
-
 def destinations(emit: Emit, pick: Pick) -> gs.Tensor:
-    """The place behind the stage of each token before it, int64 [B, T]."""
-    count = Counter(emit)
-    last = count.line(pick.count)
-    fused = emit.op("Expand", emit.unsqueeze(last, 0), emit.op("Shape", pick.weights))
+    """The place behind the stage of each token before it, int64 [B, T, 1]."""
+    last = Counter(emit).line(pick.count)
+    fused = emit.op("Expand", emit.unsqueeze(last, 0, 2), emit.op("Shape", pick.weights))
     span = emit.op("Range", 0, emit.squeeze(last, 0), 1)
-    to = emit.op("Expand", emit.unsqueeze(span, 0), emit.op("Shape", pick.kept))
+    to = emit.op("Expand", emit.unsqueeze(span, 0, 2), emit.op("Shape", pick.kept))
     return emit.op("ScatterElements", fused, pick.kept, to, axis=1)
 
 
 def matrix(decisions: dict[str, Array], tokens: int) -> tuple[Array, Array]:
     """What a stage does, in numbers: (weights [B, K + 1, T], places [B, K + 1])."""
-    kept = decisions["kept"].astype(int)
+    kept, shares = decisions["kept"][..., 0].astype(int), decisions["weights"][..., 0]
     batch, count = kept.shape
-    chief = decisions.get("chief", decisions["weights"].argmax(1)[:, None]).astype(int)
+    chief = decisions["places"][:, -1, :].astype(int) if "places" in decisions else shares.argmax(1)[:, None]
     weights = np.zeros((batch, count + 1, tokens))
     weights[np.arange(batch)[:, None], np.arange(count)[None], kept] = 1
-    weights[:, count] = decisions["weights"]
+    weights[:, count] = shares
     return weights, np.concatenate([kept, chief], 1)
 
 
 def attention_received(emit: Emit, probabilities: gs.Tensor, heads: int | None, by_first: bool) -> gs.Tensor:
-    """[B, T]: probabilities [B, h, T, T] (or [(B h), T, T], [B, T, T]) averaged over heads, of the first or all queries.
+    """[B, T, 1]: probabilities [B, h, T, T] (or [(B h), T, T], [B, T, T]) averaged over heads, of the first or all queries.
 
     Args:
         heads: of three dimensions, the heads that the first one holds besides the batch; 0 for none, None for four.
@@ -101,10 +96,9 @@ def attention_received(emit: Emit, probabilities: gs.Tensor, heads: int | None, 
     queries = 2 if heads is None else 1
     if by_first:
         row = emit.slice(probabilities, queries, [0], [1])
-        if heads:
-            row = emit.unsqueeze(emit.op("Reshape", row, [-1, heads, 0]), 2)
-        return emit.mean(row, *((1, 2) if heads is None or heads else (1,)))
-    mean = emit.mean(probabilities, *((1, 2) if heads is None else (1,)))
-    if not heads:
-        return mean
-    return emit.mean(emit.op("Reshape", emit.unsqueeze(mean, 1), [-1, heads, 0]), 1)
+    else:
+        row = emit.unsqueeze(emit.mean(probabilities, queries), queries)
+    if heads:
+        row = emit.unsqueeze(emit.op("Reshape", row, [-1, heads, 0]), 2)
+    mean = emit.mean(row, *((1, 2) if heads is None or heads else (1,)))
+    return emit.unsqueeze(mean, 2)
