@@ -2,6 +2,8 @@
 
 from pruneopt.passes.base import Context, Outcome, Pipeline
 from pruneopt.passes.depth import Depth
+from pruneopt.passes.length import Length
+from pruneopt.passes.lowrank import LowRank
 from pruneopt.passes.merge import Merge
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
@@ -15,6 +17,8 @@ from pruneopt.passes.width import Width
 __all__ = [
     "Context",
     "Depth",
+    "Length",
+    "LowRank",
     "Merge",
     "Outcome",
     "Pipeline",

@@ -12,6 +12,8 @@ from typing import Any
 from pruneopt.errors import UsageError
 from pruneopt.passes.base import Pass
 from pruneopt.passes.depth import Depth
+from pruneopt.passes.lowrank import LowRank
+from pruneopt.passes.length import Length
 from pruneopt.passes.merge import Merge
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
@@ -26,10 +28,12 @@ PASSES: dict[str, type[Any]] = {
     "unmerge": Unmerge,
     "width": Width,
     "depth": Depth,
+    "length": Length,
     "rotate": Rotate,
     "repair": Repair,
     "merge": Merge,
     "sparsify": Sparsify,
+    "lowrank": LowRank,
     "verify": Verify,
 }
 ITEM = re.compile(r"\s*([a-z_]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")

@@ -25,6 +25,7 @@ from pruneopt.passes.statistics.consumers import Consumer
 
 Order = npt.NDArray[np.int64]
 Orders = Mapping[Axis, Order]
+WORTH = 1e-3  # of a weight's scores: for less, features stay where they are
 
 
 def orders(
@@ -46,7 +47,7 @@ def orders(
             stacked = np.concatenate([s for c, s in scores.items() if find(c.input_axis) is atom])
             order = dealt(stacked, pattern)
             more = _kept(stacked[:, order], pattern) - _kept(stacked, pattern)
-            if more > 0:
+            if more > WORTH * float(stacked.sum()):
                 found[atom], gained = order, gained + more
     return found, gained / (sum(float(s.sum()) for s in scores.values()) or 1.0)
 
