@@ -91,6 +91,7 @@ class _Bench:
             scores=task.score(run),
             latency=report["latency_ratio"],
             seconds=report["seconds"],
+            forwards=report.get("forwards"),
         )
 
 

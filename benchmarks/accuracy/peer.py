@@ -27,7 +27,20 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     given = parser.parse_args()
     prune = torch_pruning if given.peer == "Torch-Pruning" else onnxsim
-    prune(load(given.task, given.cache)[0], given.share, given.out)
+    task = load(given.task, given.cache)[0]
+    prune(task, given.share, given.out)
+    _name_dimensions(task.model, given.out)
+
+
+def _name_dimensions(original: Path, out: Path) -> None:
+    """Inputs and outputs are the original's; an exporter names their dimensions after its own taste."""
+    import onnx
+
+    dense, model = onnx.load(original, load_external_data=False), onnx.load(out)
+    for mine, theirs in ((model.graph.input, dense.graph.input), (model.graph.output, dense.graph.output)):
+        del mine[:]
+        mine.extend(theirs)
+    onnx.save(model, out)
 
 
 def bisect(make: Callable[[float], tuple[Any, float]], share: float) -> Any:

@@ -21,6 +21,7 @@ class Row:
         scores: of the task.
         latency: measured in turns, over the dense model's.
         seconds: of CPU time.
+        forwards: runs over the calibration data, where that is known.
         status: `ok`, or why there are no figures.
     """
 
@@ -34,6 +35,7 @@ class Row:
     scores: dict[str, float] | None = None
     latency: float = 1.0
     seconds: float = 0.0
+    forwards: float | None = None
     status: str = "ok"
 
     @property
@@ -67,7 +69,14 @@ def mean(rows: list[Row]) -> Row:
     )
     plain = {f: sum(getattr(row, f) for row in rows) / n for f in ("macs", "moved", "latency", "seconds")}
     return Row(
-        first.task, first.method, first.share, distances=distances, unit=first.unit, scores=scores, **plain
+        first.task,
+        first.method,
+        first.share,
+        distances=distances,
+        unit=first.unit,
+        scores=scores,
+        forwards=first.forwards,
+        **plain,
     )
 
 
@@ -85,7 +94,7 @@ def _table(rows: list[Row], baselines: tuple[str, ...]) -> str:
         return f"{rows[0].task}: {rows[0].status}"
     sets, scores = list(first.distances or {}), list(first.scores or {})
     head = [first.task, "MACs", *(f"{first.unit}, {s}" for s in sets), "over the peers'", "moved", *scores]
-    lines = [[*head, "latency", "CPU (s)"]]
+    lines = [[*head, "latency", "CPU (s)", "forwards"]]
     lines.append(["---"] * len(lines[0]))
     for row in rows:
         if row.status == "ok":
@@ -109,6 +118,7 @@ def _cells(
         *(f"{found[s]:.4g}" for s in scores),
         f"{row.latency:.2f}",
         f"{row.seconds:.0f}",
+        "" if row.forwards is None else f"{row.forwards:.1f}",
     ]
 
 
