@@ -91,7 +91,9 @@ class _Bench:
             scores=task.score(run),
             latency=report["latency_ratio"],
             seconds=report["seconds"],
-            forwards=report.get("forwards"),
+            forwards=sum(each.get("forwards", 0.0) for each in report["passes"])
+            if "passes" in report
+            else None,
         )
 
 
