@@ -63,7 +63,7 @@ def image_net(b: Builder) -> None:
     for _ in range(1 + b.random.randrange(5)):
         x = images.any_block(b, x)
         _maybe_expose(b, x)
-    if b.chance(0.25) and x.width(1) <= 24:
+    if b.chance(0.25) and 1 < x.width(1) <= 24:
         flat = b.reshape(x, x.shape[0], x.width(1), int(np.prod(space(x))))
         y = b.transpose(flat, 0, 2, 1)
         for _ in range(1 + b.random.randrange(2)):
