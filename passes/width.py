@@ -23,7 +23,7 @@ from pruneopt.passes.planning.confirm import confirmed
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.kinds import KINDS, kinds_of
 from pruneopt.passes.planning.latency import Stopwatch
-from pruneopt.passes.planning.measured import plan, survey
+from pruneopt.passes.planning.measured import plan, survey, told
 from pruneopt.passes.planning.tally import Limit
 from pruneopt.passes.planning.uniform import leaders, share, within
 from pruneopt.passes.rewriting.masked import Masked
@@ -109,9 +109,8 @@ class Width:
             context.looks(small, sizes)
         else:
             context.seen(small, sizes)
-        return Outcome(
-            small, said_before | said | {"groups": _entries(groups, masks)}, Masked(analysis, masks)
-        )
+        entry = said_before | said | self._told(analysis, groups, evidence, context)
+        return Outcome(small, entry | {"groups": _entries(groups, masks)}, Masked(analysis, masks))
 
     def _study(self, model: Model, context: Context) -> tuple[Analysis, list[Group], Evidence]:
         """What there is to prune, and what the calibration data says of it."""
@@ -180,6 +179,23 @@ class Width:
         if self._measures(context):
             return plan(groups, budgets, evidence, self.align, self.floor)
         return within(groups, budgets, self.align, self.floor)
+
+    def _told(
+        self, analysis: Analysis, groups: Sequence[Group], evidence: Evidence, context: Context
+    ) -> dict[str, Any]:
+        """For the report: what stays and why, and what was known when the plan was made."""
+
+        def tell() -> dict[str, Any]:
+            frozen = {"frozen": inspect_analysis(analysis).frozen()}
+            if not evidence.rates:
+                return frozen
+            known = limits(analysis, {"macs": 1.0})
+            if self.latency is not None:
+                known.append(context.once((id(analysis), "latency"), lambda: None).limit(1.0))
+            return frozen | told(groups, known, evidence, self.align, self.floor)
+
+        told_before: dict[str, Any] = context.once((id(analysis), "told", self.latency is None), tell)
+        return dict(told_before)
 
     def _select(self, groups: Sequence[Group], kept: dict[Axis, int], evidence: Evidence) -> dict[Axis, Mask]:
         score = find_criterion(self._score(evidence))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     Batches = str | Iterable[Mapping[str, np.ndarray[Any, Any]]]
 
 
+# What passes say that is about the whole run.
+WHOLE = ("fidelity", "calibrated", "groups", "frozen", "curves", "trade_off")
+SLOWER = 1.02  # times the input's latency: what is below is noise
 MOST_TIMED = (
     1 << 30
 )  # bytes of weights: two larger models side by side would fill memory; `compare` times them
@@ -75,6 +79,8 @@ def prune(
     macs: float | None = None,
     params: float | None = None,
     bytes: float | None = None,
+    latency: float | None = None,
+    memory: float | None = None,
     tolerance: float | None = None,
     sparsity: float | None = None,
     pattern: str | None = None,
@@ -93,6 +99,8 @@ def prune(
         macs: share of the multiply-accumulates to keep at most, in (0, 1]; all budgets given hold.
         params: share of the parameters.
         bytes: share of the weights' bytes.
+        latency: share of the latency that the runtime has with `threads` threads, measured in turns.
+        memory: share of the peak of live activation bytes.
         tolerance: without a budget: largest relative L2 distance of the outputs, 0.01 by default.
         sparsity: share of the weights left that become zero.
         pattern: where zeros may stand, `unstructured` by default (see `passes.sparsity.patterns`).
@@ -117,31 +125,38 @@ def prune(
     begin = time.perf_counter()
     given = parse_passes(passes) if isinstance(passes, str) else passes
     zeros = _zeros(sparsity, pattern)
-    if zeros and macs is params is bytes is tolerance is given is None:
+    shares = {"macs": macs, "params": params, "bytes": bytes, "latency": latency, "memory": memory}
+    budgets = {name: share for name, share in shares.items() if share is not None}
+    if zeros and not budgets and tolerance is given is None:
         given = ()
-    chosen = (*_passes(macs, params, bytes, tolerance, given), *zeros)
+    chosen = (*_passes(budgets, tolerance, given), *zeros)
     context = make_context(model, calib, keep, threads, seed, progress)
-    free = passes is None and macs is params is bytes is None  # then all that is free goes
+    free = passes is None and not budgets  # then all that is free goes
     outcome = Pipeline((Simplify(idle=free), *chosen, Verify())).run(model, context)
     report = _report(model, outcome.model, context, outcome.entry["passes"], timed)
-    report["seconds"] = time.perf_counter() - begin
-    return Result(outcome.model, report)
+    if free and not zeros and _is_slower(model, outcome.model, context, report):
+        why = f"the smaller model takes {report['latency_ratio']:.2f} times as long, so the input was kept"
+        outcome = Pipeline((Verify(),)).run(model, context)
+        report = _report(model, model, context, outcome.entry["passes"], False) | {"kept_input": why}
+    report |= {"threads": threads, "seconds": time.perf_counter() - begin, "version": version("pruneopt")}
+    return Result(outcome.model, report | ({"name": model.path.name} if model.path else {}))
+
+
+def _is_slower(before: Model, after: Model, context: Context, report: Report) -> bool:
+    """Whether a model is slower beyond noise: two measurements in turns say so, the second a longer one."""
+    if after is before or report.get("latency_ratio", 0.0) <= SLOWER:
+        return False
+    again = context.backend.compare(before, after, context.feeds[-1], context.threads, seconds=4.0)
+    return again[1].ratio_to_first > SLOWER
 
 
 def _passes(
-    macs: float | None,
-    params: float | None,
-    bytes: float | None,
-    tolerance: float | None,
-    passes: Sequence[Pass] | None,
+    budgets: Mapping[str, float], tolerance: float | None, passes: Sequence[Pass] | None
 ) -> Sequence[Pass]:
     from pruneopt.passes.repair import Repair
     from pruneopt.passes.tolerance import Tolerance
     from pruneopt.passes.width import Width
 
-    budgets: dict[str, Any] = {
-        k: v for k, v in (("macs", macs), ("params", params), ("bytes", bytes)) if v is not None
-    }
     if sum((bool(budgets), tolerance is not None, passes is not None)) > 1:
         raise UsageError("give budgets, a tolerance or passes, not several of them")
     if passes is not None:
@@ -255,7 +270,7 @@ def _report(
             "atoms_checked": sum(p["atoms_checked"] for p in proofs),
         }
     for entry in passes:
-        report |= {key: entry.pop(key) for key in ("fidelity", "calibrated", "groups") if key in entry}
+        report |= {key: entry.pop(key) for key in WHOLE if key in entry}
     return report | {"passes": passes}
 
 
@@ -273,7 +288,15 @@ def _figures(model: Model, context: Context) -> dict[str, Any]:
     """Cost of a model as it is stored; MACs at the larger of the two observed input sizes."""
     from pruneopt.analysis.cost import CostModel, stored_cost
     from pruneopt.analysis.infer import analyse
+    from pruneopt.analysis.memory import activation_bytes
 
-    macs = CostModel(analyse(model, context.sizes(model)), -1).macs({})
+    sizes = context.sizes(model)
+    macs = CostModel(analyse(model, sizes), -1).macs({})
     params, size = stored_cost(model)
-    return {"params": params, "macs": macs, "bytes": size, "nodes": len(model.graph.nodes)}
+    return {
+        "params": params,
+        "macs": macs,
+        "bytes": size,
+        "activation_bytes": activation_bytes(model, sizes),
+        "nodes": len(model.graph.nodes),
+    }

@@ -81,15 +81,21 @@ MODEL = click.argument("model", metavar="MODEL")
 @click.option("--macs", type=SHARE, help="Share of the multiply-accumulates to keep.")
 @click.option("--params", type=SHARE, help="Share of the parameters to keep.")
 @click.option("--bytes", "bytes_", type=SHARE, help="Share of the weights' bytes to keep.")
+@click.option("--latency", type=SHARE, help="Share of the measured latency to keep, with --threads.")
+@click.option("--memory", type=SHARE, help="Share of the peak of activation memory to keep.")
 @click.option(
     "--tolerance", type=float, metavar="E", help="Output distance to allow when no budget is given [0.01]."
+)
+@click.option("--sparsity", type=float, metavar="S", help="Share of the weights that become zero.")
+@click.option(
+    "--pattern", metavar="P", help="Where zeros may stand: unstructured, 16x1 (outputs x inputs), 2:4, 2:4x16."
 )
 @click.option("--passes", metavar="SPEC", help="Passes to run instead, e.g. 'width{ratio=0.5,coupled=true}'.")
 @CALIB
 @KEEP
 @THREADS
 @SEED
-@click.option("--report", metavar="FILE.json", help="Also write the report there.")
+@click.option("--report", metavar="FILE.html|FILE.json", help="Also write the report there, to read or as data.")
 @JSON
 @click.option("-q", "--quiet", is_flag=True, help="No table, no progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Progress as lines, and every group.")
@@ -99,7 +105,11 @@ def prune(
     macs: float | None,
     params: float | None,
     bytes_: float | None,
+    latency: float | None,
+    memory: float | None,
     tolerance: float | None,
+    sparsity: float | None,
+    pattern: str | None,
     passes: str | None,
     calib: str | None,
     keep: Sequence[str],
@@ -126,7 +136,11 @@ def prune(
             macs=macs,
             params=params,
             bytes=bytes_,
+            latency=latency,
+            memory=memory,
             tolerance=tolerance,
+            sparsity=sparsity,
+            pattern=pattern,
             passes=passes,
             calib=calib,
             keep=keep,
@@ -235,8 +249,12 @@ def _limit_threads(threads: int) -> None:
 
 
 def _check_report(path: Path) -> None:
-    if path.suffix != ".json":
-        raise UsageError(f"the report '{path}' must end in .json")
+    if path.suffix not in (".json", ".html"):
+        raise UsageError(f"the report '{path}' must end in .html or .json")
+    if path.suffix == ".html":
+        from pruneopt.page import need_jinja
+
+        need_jinja()  # now, not after the work is done
     if not path.parent.is_dir() or path.is_dir():
         raise PruneoptError(f"the report cannot be written to '{path}': no such folder, or it is one")
 

@@ -31,16 +31,26 @@ def to_json(report: Report) -> str:
     return json.dumps(report, indent=2, default=_plain)
 
 
+def _text(report: Report, path: Path) -> str:
+    """The report as its file's ending says: a page or JSON."""
+    if path.suffix != ".html":
+        return to_json(report) + "\n"
+    from pruneopt.page import render
+
+    return render(report)
+
+
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)
 
 
 def write_report(report: Report, path: Path) -> None:
     """Write a report, whole or not at all. Raises PruneoptError where the place cannot be written."""
+    text = _text(report, path)
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(handle, "w") as file:
-            file.write(to_json(report) + "\n")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
         os.replace(name, path)
     except OSError as error:
         raise PruneoptError(f"the report {path} cannot be written: {error.strerror}") from None
@@ -50,6 +60,7 @@ ROWS = (
     ("macs", "MACs"),
     ("params", "parameters"),
     ("bytes", "weight bytes"),
+    ("activation_bytes", "activation bytes"),
     ("nodes", "nodes"),
     ("latency_ms", "latency (ms)"),
 )
@@ -76,10 +87,18 @@ def print_table(report: Report, console: Console) -> None:
 
 def _sentences(report: Report) -> list[str]:
     lines = []
+    if why := report.get("kept_input"):
+        lines.append(why)
     if proof := report.get("equivalence"):
         lines.append(
             f"proved: equal to the masked original to {proof['max_rel_error']:.1e} "
             f"({proof['atoms_checked']} axes removed from)"
+        )
+    for sparse in (p for p in report.get("passes", ()) if p["pass"] == "sparsify"):
+        blind = "" if sparse["data"] else "; chosen without data, which costs accuracy: give --calib"
+        lines.append(
+            f"{sparse['sparsity']:.1%} of {len(sparse['layers'])} weights are zero "
+            f"({sparse['pattern']}, {sparse['method']}){blind}"
         )
     for entry in report.get("passes", ()):
         if dropped := entry.get("dropped"):

@@ -25,7 +25,7 @@ def test_prune_writes_the_model_the_table_and_the_json(
     printed = capsys.readouterr()
     figures = json.loads(printed.out)
     assert set(figures) >= {"input", "output", "fidelity", "equivalence", "passes", "groups", "seconds"}
-    assert set(figures["input"]) == {"params", "macs", "bytes", "nodes", "latency_ms"}
+    assert set(figures["input"]) == {"params", "macs", "bytes", "activation_bytes", "nodes", "latency_ms"}
     assert json.loads(report.read_text()) == figures
     assert "MACs" in printed.err
     assert onnx.load(out).graph.node

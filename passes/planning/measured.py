@@ -13,7 +13,7 @@ from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
 from pruneopt.passes.base import Context
 from pruneopt.passes.criteria.magnitude import magnitude_l2
-from pruneopt.passes.planning.allocate import Choice, Kept, allocate, choice
+from pruneopt.passes.planning.allocate import Choice, Kept, allocate, choice, trace
 from pruneopt.passes.planning.curves import Curve, curve_of
 from pruneopt.passes.planning.probe import Worth, rates
 from pruneopt.passes.planning.tally import Limit
@@ -72,6 +72,19 @@ def plan(
 ) -> Kept:
     """Sizes of all groups within the limits, of least damage at the model's outputs as far as it was measured."""
     return allocate(_choices(groups, evidence.curves, evidence.rates, align, floor), limits)
+
+
+def told(
+    groups: Sequence[Group], limits: Sequence[Limit], evidence: Evidence, align: int, floor: float
+) -> dict[str, Any]:
+    """What a reader of the report may see: `curves`, the damage of each group at each size, and the `trade_off`."""
+    choices = _choices(groups, evidence.curves, evidence.rates, align, floor)
+    curves = [
+        {"name": c.group.name, "sizes": c.sizes.tolist(), "damage": c.damage.tolist()}
+        for c in choices
+        if evidence.curves.get(c.group) is not None
+    ]
+    return {"curves": curves, "trade_off": trace(choices, limits)}
 
 
 def _choices(
