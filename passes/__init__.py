@@ -2,6 +2,7 @@
 
 from pruneopt.passes.base import Context, Outcome, Pipeline
 from pruneopt.passes.depth import Depth
+from pruneopt.passes.embedding import Embedding
 from pruneopt.passes.length import Length
 from pruneopt.passes.lowrank import LowRank
 from pruneopt.passes.merge import Merge
@@ -17,6 +18,7 @@ from pruneopt.passes.width import Width
 __all__ = [
     "Context",
     "Depth",
+    "Embedding",
     "Length",
     "LowRank",
     "Merge",

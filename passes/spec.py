@@ -12,8 +12,9 @@ from typing import Any
 from pruneopt.errors import UsageError
 from pruneopt.passes.base import Pass
 from pruneopt.passes.depth import Depth
-from pruneopt.passes.lowrank import LowRank
+from pruneopt.passes.embedding import Embedding
 from pruneopt.passes.length import Length
+from pruneopt.passes.lowrank import LowRank
 from pruneopt.passes.merge import Merge
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
@@ -34,6 +35,7 @@ PASSES: dict[str, type[Any]] = {
     "merge": Merge,
     "sparsify": Sparsify,
     "lowrank": LowRank,
+    "embedding": Embedding,
     "verify": Verify,
 }
 ITEM = re.compile(r"\s*([a-z_]+)\s*(?:\{([^{}]*)\})?\s*(,|$)")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import onnx_graphsurgeon as gs
 
 from pruneopt.passes.length.emit import Emit
 
-Count = int | gs.Tensor  # a number, or a line (int64, shape [1])
+Count: TypeAlias = "int | gs.Tensor"  # a number, or a line (int64, shape [1])
 WHOLE = 10_000  # shares are counted in parts of this, so that rounding up is exact
 
 

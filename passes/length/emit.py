@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.model import Model
 from pruneopt.passes.rewriting.names import Names
 
-Operand = gs.Tensor | npt.NDArray[Any] | int | float | Sequence[int]
+Operand: TypeAlias = "gs.Tensor | npt.NDArray[Any] | int | float | Sequence[Any]"
 FLOAT = onnx.TensorProto.FLOAT
 INT64 = onnx.TensorProto.INT64
 END = np.iinfo(np.int64).max
@@ -29,11 +29,15 @@ class Emit:
         self.names = Names(model.graph)
         self._constants: dict[tuple[Any, ...], gs.Constant] = {}
 
-    def op(self, op: str, *inputs: Operand | None, out: gs.Variable | None = None, **attrs: Any) -> gs.Variable:
+    def op(
+        self, op: str, *inputs: Operand | None, out: gs.Variable | None = None, **attrs: Any
+    ) -> gs.Variable:
         """One node of one output."""
         return self.ops(op, *inputs, outs=[out or gs.Variable(self.names.new("pruneopt_length"))], **attrs)[0]
 
-    def ops(self, op: str, *inputs: Operand | None, outs: list[gs.Variable], **attrs: Any) -> list[gs.Variable]:
+    def ops(
+        self, op: str, *inputs: Operand | None, outs: list[gs.Variable], **attrs: Any
+    ) -> list[gs.Variable]:
         """One node."""
         tensors = [gs.Variable.empty() if i is None else self.tensor(i) for i in inputs]
         self.model.graph.nodes.append(gs.Node(op, outs[0].name, attrs, tensors, outs))
@@ -43,11 +47,17 @@ class Emit:
         """A constant for a number or array; integers are int64, other numbers float32."""
         if isinstance(value, gs.Tensor):
             return value
-        array = np.asarray(value)
-        array = array.astype(np.int64 if array.dtype.kind in "iu" else np.float32) if array.dtype != bool else array
-        key = (array.dtype.str, array.shape, array.tobytes()) 
+        array: npt.NDArray[Any] = np.asarray(value)
+        array = (
+            array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
+            if array.dtype != bool
+            else array
+        )
+        key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            self._constants[key] = gs.Constant(self.names.new("pruneopt_length"), np.ascontiguousarray(array).reshape(array.shape))
+            self._constants[key] = gs.Constant(
+                self.names.new("pruneopt_length"), np.ascontiguousarray(array).reshape(array.shape)
+            )
         return self._constants[key]
 
     # --- shapes ------------------------------------------------------------------------------------
@@ -64,13 +74,21 @@ class Emit:
 
     def unsqueeze(self, x: gs.Tensor, *axes: int) -> gs.Variable:
         """New dimensions of size 1."""
-        return self.op("Unsqueeze", x, list(axes)) if self.opset >= 13 else self.op("Unsqueeze", x, axes=list(axes))
+        return (
+            self.op("Unsqueeze", x, list(axes))
+            if self.opset >= 13
+            else self.op("Unsqueeze", x, axes=list(axes))
+        )
 
     def squeeze(self, x: gs.Tensor, *axes: int) -> gs.Variable:
         """Dimensions of size 1 go."""
-        return self.op("Squeeze", x, list(axes)) if self.opset >= 13 else self.op("Squeeze", x, axes=list(axes))
+        return (
+            self.op("Squeeze", x, list(axes)) if self.opset >= 13 else self.op("Squeeze", x, axes=list(axes))
+        )
 
-    def slice(self, x: gs.Tensor, axis: int, start: Operand, end: Operand = (END,), step: int = 1) -> gs.Variable:
+    def slice(
+        self, x: gs.Tensor, axis: int, start: Operand, end: Operand = (END,), step: int = 1
+    ) -> gs.Variable:
         """`x[start:end:step]` along one axis; bounds are lines or one-element lists."""
         return self.op("Slice", x, start, end, [axis], *([[step]] if step != 1 else []))
 
@@ -104,7 +122,9 @@ class Emit:
 
     # --- picking: indices have the shape [B, K, 1] ------------------------------------------------------
 
-    def top(self, x: gs.Tensor, count: Operand, axis: int, largest: bool = True) -> tuple[gs.Variable, gs.Variable]:
+    def top(
+        self, x: gs.Tensor, count: Operand, axis: int, largest: bool = True
+    ) -> tuple[gs.Variable, gs.Variable]:
         """(values, indices) of the `count` first along an axis, in order; of equals the first."""
         outs = [gs.Variable(self.names.new("pruneopt_length")) for _ in range(2)]
         self.ops("TopK", x, count, outs=outs, axis=axis, largest=int(largest), sorted=1)
@@ -159,5 +179,7 @@ def _read(node: gs.Node) -> set[str]:
     """Names that a node or its bodies read."""
     found = {t.name for t in node.inputs if t.name}
     for body in node.subgraphs(recursive=True):
-        found |= {t.name for inner in body.nodes for t in inner.inputs if t.name} | {t.name for t in body.outputs}
+        found |= {t.name for inner in body.nodes for t in inner.inputs if t.name} | {
+            t.name for t in body.outputs
+        }
     return found

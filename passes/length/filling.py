@@ -56,7 +56,9 @@ class Filler:
 
     def __init__(self, model: Model, tokens: Tokens, group: Group, plan: Plan) -> None:
         self.emit = Emit(model)
-        self.tensors = {t.name: t for node in model.graph.nodes for t in (*node.inputs, *node.outputs) if t.name}
+        self.tensors = {
+            t.name: t for node in model.graph.nodes for t in (*node.inputs, *node.outputs) if t.name
+        }
         self.tensors |= {t.name: t for t in (*model.graph.inputs, *model.graph.outputs)}
         self.tokens = tokens
         self.group = group
@@ -133,7 +135,9 @@ class Filler:
         """Places since before the first stage, as far as anybody needs them."""
         emit = self.emit
         if self.group.of("along"):
-            self.spots = places if self.spots is None else emit.op("GatherElements", self.spots, places, axis=1)
+            self.spots = (
+                places if self.spots is None else emit.op("GatherElements", self.spots, places, axis=1)
+            )
         if self.group.of("back"):
             to = step()
             self.where = to if self.where is None else emit.op("GatherElements", to, self.where, axis=1)
@@ -157,14 +161,21 @@ class Filler:
             lead.sort(key=lambda i: not meets(axes[i], batch))
             heads = axes[lead[1]].size[0]
             if lead != [0, 1]:
-                key, token, width, axes = emit.transpose(key, (*lead, token, width)), 2, 3, [axes[i] for i in (*lead, token, width)]
+                key, token, width, axes = (
+                    emit.transpose(key, (*lead, token, width)),
+                    2,
+                    3,
+                    [axes[i] for i in (*lead, token, width)],
+                )
             flat = emit.op("Reshape", key, [0, 0, -1])
         else:
             size = Counter(emit).mul(self._length(key, axes[token], token), axes[width].size[0])
             flat = emit.op("Reshape", key, emit.join([-1, heads], Counter(emit).line(size)))
         mean = emit.op("MatMul", np.full((1, heads or 1), 1 / (heads or 1), np.float32), flat)
         if token == rank - 1:
-            return emit.op("Transpose", emit.op("Reshape", mean, [0, axes[width].size[0], -1]), perm=[0, 2, 1])
+            return emit.op(
+                "Transpose", emit.op("Reshape", mean, [0, axes[width].size[0], -1]), perm=[0, 2, 1]
+            )
         return emit.op("Reshape", mean, [0, -1, axes[width].size[0]])
 
     def _length(self, tensor: gs.Tensor, axis: Axis, dim: int) -> Count:
@@ -315,12 +326,14 @@ def heads_of(tokens: Tokens, attention: Attention, site: Site) -> int | None:
     if len(axes) == 4:
         return None
     if len(axes) != 3:
-        raise PruneoptError(f"'{attention.probabilities}' has {len(axes)} dimensions; scores have three or four")
+        raise PruneoptError(
+            f"'{attention.probabilities}' has {len(axes)} dimensions; scores have three or four"
+        )
     batch = tokens.analysis.axes[site.tensor][site.dims[0]]
     heads = {n // b for n, b in zip(axes[0].size, batch.size, strict=True)}
     if same(axes[0], batch):
         return 0
-    if len(heads) != 1 or not meets(axes[0], batch) and set(batch.size) != {1}:
+    if len(heads) != 1 or (not meets(axes[0], batch) and set(batch.size) != {1}):
         raise PruneoptError(f"'{attention.probabilities}' does not hold batch and heads")
     if set(batch.size) != {1} and not meets(factors(axes[0])[0], batch):
         raise PruneoptError(f"'{attention.probabilities}' holds heads in front of the batch")

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Axis, Kind, atoms, find
+from pruneopt.analysis.axes import Axis, atoms, find
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.observe import Observation
-from pruneopt.analysis.tokens import Attention, Refusal, Site, Tokens, meets, same
+from pruneopt.analysis.tokens import Site, Tokens, meets, same
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import twins
@@ -81,6 +80,11 @@ class Marked:
         """The graph with gaps."""
         return self.analysis.model
 
+    def axis(self, gap: Gap) -> Axis | None:
+        """The token axis behind a gap; None where nothing reads it."""
+        axes = self.analysis.axes.get(gap.hole.name)
+        return None if axes is None else find(axes[gap.dims[0]])
+
 
 def mark(tokens: Tokens, chosen: Sequence[Sequence[Site]], keep: tuple[str, ...]) -> Marked:
     """Put gaps behind the chosen sites, one list per token axis, and analyse what comes of it."""
@@ -107,7 +111,7 @@ class _Marking:
         old = self.tokens.analysis.seen
         shapes = dict(old.shapes)
         for hole, source in self.holes.items():
-            shapes[hole] = shapes[source] if source in shapes else ()
+            shapes[hole] = shapes.get(source, ())
         return Observation(old.runs, shapes, old.values, old.static, old.feeds)
 
     def group(self, sites: list[Site]) -> Group:
@@ -122,7 +126,9 @@ class _Marking:
             group.front = max(group.front, 1)
         return group
 
-    def gap(self, group: Group, kind: str, source: gs.Tensor, level: int, dims: tuple[int, ...]) -> gs.Variable:
+    def gap(
+        self, group: Group, kind: str, source: gs.Tensor, level: int, dims: tuple[int, ...]
+    ) -> gs.Variable:
         """The hole for a source; made once."""
         for gap in group.gaps:
             if (gap.kind, gap.level) == (kind, level) and gap.source is source:
@@ -146,9 +152,7 @@ class _Walk:
         self.cuts = {site.tensor: level for level, site in enumerate(group.sites, 1)}
         over = [a for a in self.tokens.attentions if same(a.tokens, group.tokens)]
         self.region = self.tokens.before(a.product.outputs[0].name for a in over)
-        self.along = {
-            (id(c.node), c.slot): c.dims for site in group.sites for c in site.companions
-        }
+        self.along = {(id(c.node), c.slot): c.dims for site in group.sites for c in site.companions}
         self.short: dict[str, int] = {}  # name -> level
 
     def visit(self, node: gs.Node) -> None:
@@ -180,7 +184,9 @@ class _Walk:
     def ends(self) -> None:
         """Outputs of the model that are short get all tokens back under their own name."""
         graph = self.marking.model.graph
-        for at, (old, tensor) in enumerate(zip(self.tokens.analysis.model.graph.outputs, graph.outputs, strict=True)):
+        for at, (old, tensor) in enumerate(
+            zip(self.tokens.analysis.model.graph.outputs, graph.outputs, strict=True)
+        ):
             dims = self._dims(old.name)
             if old.name not in self.short or len(dims) != 1:
                 continue
@@ -195,7 +201,9 @@ class _Walk:
                 if gap.source is tensor:
                     gap.source = inner
             self.marking.holes[inner.name] = tensor.name
-            self.group.gaps.append(Gap("back", inner, graph.outputs[at], self.short[old.name], dims, old.name))
+            self.group.gaps.append(
+                Gap("back", inner, graph.outputs[at], self.short[old.name], dims, old.name)
+            )
 
     def _redirect_cut(self, node: gs.Node, twin: gs.Node, slot: int) -> None:
         level = self.cuts.get(node.inputs[slot].name)
@@ -262,7 +270,11 @@ def _last_read(node: gs.Node, rank: int) -> tuple[int, int] | None:
         if not isinstance(node.inputs[1], gs.Constant):
             return None
         places = values(node.inputs[1])
-        return (node.attrs.get("axis", 0) % rank, int(places.max()) + 1) if places.size and places.min() >= 0 else None
+        return (
+            (node.attrs.get("axis", 0) % rank, int(places.max()) + 1)
+            if places.size and places.min() >= 0
+            else None
+        )
     bounds = [values(t).reshape(-1) if isinstance(t, gs.Constant) else None for t in node.inputs[1:]]
     if len(bounds) < 3 or any(b is None or b.size != 1 for b in bounds):
         return None
@@ -270,79 +282,3 @@ def _last_read(node: gs.Node, rank: int) -> tuple[int, int] | None:
     if start < 0 or end <= start or (step and step[0] != 1):
         return None
     return axis % rank, end
-
-
-# --- what may not be ------------------------------------------------------------------------------
-
-
-def faults(marked: Marked) -> dict[Site, Refusal]:
-    """Sites behind which something holds on to the number of tokens, and what."""
-    found = {}
-    for group in marked.groups:
-        reached = _reached(marked, group)
-        lengths: dict[int, Site] = {}
-        for gap in group.shorts():
-            site = group.sites[gap.level - 1]
-            axis = find(marked.analysis.axes[gap.hole.name][gap.dims[0]]) if gap.hole.name in marked.analysis.axes else None
-            why = _fault(marked, axis, reached) if axis is not None else None
-            if why is None and axis is not None and id(axis) in lengths:
-                why = "its tokens would have to be as many as those of the site before"
-            if axis is not None:
-                lengths[id(axis)] = site
-            if why:
-                found[site] = Refusal(site.tensor, why)
-        for gap in group.gaps:
-            if gap.kind == "back" and len(gap.dims) != 1:
-                found[group.sites[gap.level - 1]] = Refusal(gap.source.name, "holds its tokens more than once")
-    return found
-
-
-def _fault(marked: Marked, axis: Axis, reached: set[str]) -> str | None:
-    analysis = marked.analysis
-    if axis.kind is not Kind.ATOM:
-        return f"its tokens are laid out as {axis}, in windows or space"
-    if axis.frozen:
-        return f"behind it, {axis.frozen}"
-    for use in analysis.uses:
-        if any(meets(a, axis) for a in use.axes):
-            return f"the constant '{use.constant.name}' belongs to fixed positions ({use.node.op} '{use.node.name}')"
-    for use in analysis.statistics:
-        if meets(use.axis, axis) and use.node.op != "Softmax":
-            return f"{use.node.op} '{use.node.name}' has a statistic over its tokens"
-    softmaxes = {id(n) for n in analysis.model.graph.nodes if n.op == "Softmax"}
-    attended = {t for n in analysis.model.graph.nodes if id(n) in softmaxes for t in (n.outputs[0].name,)}
-    for use in analysis.contractions:
-        if meets(use.axis, axis) and not _is_attended(analysis, use.node, attended):
-            return f"{use.node.op} '{use.node.name}' sums over its tokens"
-    for name, axes in analysis.axes.items():
-        if name not in reached and any(meets(a, axis) for a in axes):
-            return f"'{name}', which is not behind it, has the same length"
-    return None
-
-
-def _is_attended(analysis: Analysis, node: gs.Node, attended: set[str]) -> bool:
-    """Whether one operand comes from a softmax by way of elementwise nodes."""
-    waiting = list(node.inputs)
-    for _ in range(20):
-        if not waiting:
-            return False
-        tensor = waiting.pop(0)
-        if tensor.name in attended:
-            return True
-        if tensor.inputs and tensor.inputs[0].op in ("Where", "Cast", "Identity", "Dropout", "Mul", "Reshape", "Transpose"):
-            waiting += tensor.inputs[0].inputs
-    return False
-
-
-def _reached(marked: Marked, group: Group) -> set[str]:
-    """Names of the gaps and of what depends on them."""
-    found: set[str] = set()
-    holes = {g.hole.name for g in group.gaps if g.kind != "back"}
-    found |= holes
-    for node in marked.model.graph.nodes:
-        if any(t.name in found for t in node.inputs):
-            found |= {t.name for t in node.outputs}
-    return found
-
-
-__all__ = ["Attention", "Gap", "Group", "Marked", "faults", "mark", "np"]

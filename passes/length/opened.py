@@ -27,7 +27,9 @@ def opened(model: Model, context: Context) -> Model:
     emit = Emit(copy)
     for node in [n for n in copy.graph.nodes if _is_plain(n, shapes)]:
         width = shapes[node.inputs[0].name][3][0]
-        _write_out(emit, node, float(node.attrs.get("scale") or 1 / sqrt(width)), context.observation(model).shapes)
+        _write_out(
+            emit, node, float(node.attrs.get("scale") or 1 / sqrt(width)), context.observation(model).shapes
+        )
     return order(copy)
 
 
@@ -43,12 +45,16 @@ def _is_plain(node: gs.Node, shapes: dict[str, tuple[tuple[int, ...], ...]]) -> 
     return bool(plain and known and not node.attrs.get("softcap", 0.0))
 
 
-def _write_out(emit: Emit, node: gs.Node, scale: float, shapes: dict[str, tuple[tuple[int, ...], ...]]) -> None:
+def _write_out(
+    emit: Emit, node: gs.Node, scale: float, shapes: dict[str, tuple[tuple[int, ...], ...]]
+) -> None:
     """softmax(q kT scale + mask) v; the scale is shared by both sides, as runtimes do."""
     query, key, value = node.inputs[:3]
     root = np.array(sqrt(scale), np.float32)
     scores = emit.op(
-        "MatMul", emit.op("Mul", query, root), emit.op("Mul", emit.op("Transpose", key, perm=[0, 1, 3, 2]), root)
+        "MatMul",
+        emit.op("Mul", query, root),
+        emit.op("Mul", emit.op("Transpose", key, perm=[0, 1, 3, 2]), root),
     )
     mask = node.inputs[3] if len(node.inputs) > 3 and node.inputs[3].name else None
     if mask is not None:
@@ -61,7 +67,17 @@ def _write_out(emit: Emit, node: gs.Node, scale: float, shapes: dict[str, tuple[
 
 
 BOOLEAN = {"And", "Or", "Not", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Xor", "IsNaN"}
-CARRIERS = {"Expand", "Unsqueeze", "Squeeze", "Reshape", "Slice", "Gather", "GatherND", "Transpose", "Identity"}
+CARRIERS = {
+    "Expand",
+    "Unsqueeze",
+    "Squeeze",
+    "Reshape",
+    "Slice",
+    "Gather",
+    "GatherND",
+    "Transpose",
+    "Identity",
+}
 
 
 def _additive(emit: Emit, mask: gs.Tensor) -> gs.Tensor:
@@ -70,5 +86,7 @@ def _additive(emit: Emit, mask: gs.Tensor) -> gs.Tensor:
     while tensor.inputs and tensor.inputs[0].op in CARRIERS:
         tensor = tensor.inputs[0].inputs[0]
     maker = tensor.inputs[0] if tensor.inputs else None
-    boolean = tensor.dtype == bool or (maker is not None and (maker.op in BOOLEAN or maker.attrs.get("to") == 9))
+    boolean = tensor.dtype == bool or (
+        maker is not None and (maker.op in BOOLEAN or maker.attrs.get("to") == 9)
+    )
     return emit.op("Where", mask, np.float32(0), np.float32(LEAST)) if boolean else mask

@@ -26,7 +26,9 @@ def stages_of(sites: Sequence[Site], method: str, asked: str) -> list[Site]:
     if asked:
         numbers = [int(n) for n in re.findall(r"\d+", asked)]
         if not numbers or max(numbers) >= len(sites):
-            raise UsageError(f"length: stages={asked} does not name attention layers from 0 to {len(sites) - 1}, as 3/6/9")
+            raise UsageError(
+                f"length: stages={asked} does not name attention layers from 0 to {len(sites) - 1}, as 3/6/9"
+            )
         return [sites[n] for n in sorted(set(numbers))]
     if method == "tome" or len(sites) <= 1:
         return list(sites)
@@ -34,7 +36,9 @@ def stages_of(sites: Sequence[Site], method: str, asked: str) -> list[Site]:
     return [sites[n] for n in at if n < len(sites)]
 
 
-def shares(count: int, method: str, keep: float | None, left: float | None, falling: bool = False) -> list[float]:
+def shares(
+    count: int, method: str, keep: float | None, left: float | None, falling: bool = False
+) -> list[float]:
     """Share of the first tokens that each of `count` stages leaves.
 
     `keep` of those before it at each stage; or `left` at the end: in equal steps when merging (a constant r),
@@ -65,10 +69,10 @@ def lengths(stages: Sequence[Stage], method: str, tokens: int) -> list[int]:
     count, now, found = Counter(), tokens, []
     for stage in stages:
         if method == "tome":
-            now -= int(merged(count, stage, now, tokens))  # type: ignore[call-overload]
+            now -= int(merged(count, stage, now, tokens))
         elif method == "topk":
-            now = int(picked(count, stage, now, tokens)) + 1  # type: ignore[call-overload]
+            now = int(picked(count, stage, now, tokens)) + 1
         else:
-            now = min(now, int(stage.target(count, tokens)))  # type: ignore[call-overload]
+            now = min(now, int(stage.target(count, tokens)))
         found.append(now)
     return found

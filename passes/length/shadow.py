@@ -41,7 +41,9 @@ class Shadow:
 
     def references(self) -> Iterator[tuple[Model, Feeds]]:
         """The original with what happened to each of the inputs written into it."""
-        names = [n for f in self.filled for d in f.decisions for n in d.values()] + [f.real for f in self.filled if f.real]
+        names = [n for f in self.filled for d in f.decisions for n in d.values()] + [
+            f.real for f in self.filled if f.real
+        ]
         made = {t.name for node in self.model.graph.nodes for t in node.outputs}
         names = [name for name in names if name in made]  # what nothing needed is gone
         session = self.context.session(self.model, names, optimize=False) if names else None
@@ -75,7 +77,13 @@ class _State:
 
 class _Group:
     def __init__(
-        self, model: Model, nodes: dict[int, gs.Node], tokens: Tokens, filled: Filled, found: dict[str, Array], run: int
+        self,
+        model: Model,
+        nodes: dict[int, gs.Node],
+        tokens: Tokens,
+        filled: Filled,
+        found: dict[str, Array],
+        run: int,
     ) -> None:
         self.emit = Emit(model)
         self.nodes = nodes
@@ -158,7 +166,9 @@ class _Group:
                 continue
             tensor = self.tensors[gap.origin]
             axes = self.tokens.analysis.axes[gap.origin]
-            index = chiefs.reshape([len(chiefs) if i == 0 else -1 if i == gap.dims[0] else 1 for i in range(len(axes))])
+            index = chiefs.reshape(
+                [len(chiefs) if i == 0 else -1 if i == gap.dims[0] else 1 for i in range(len(axes))]
+            )
             readers, outputs = list(tensor.outputs), self.emit.model.graph.outputs
             own = emit.op("Expand", index, emit.op("Shape", tensor)) if gap.dims[0] else None
             if own is None:

@@ -174,7 +174,9 @@ def matrix(decisions: dict[str, Array], tokens: int, front: int, size: Array) ->
     start_a, start_b = starts(Stage(0, front))
     b = np.arange(start_b, tokens, 2)
     batch = len(stay)
-    kept = np.concatenate([np.tile(np.arange(front), (batch, 1)), start_a + 2 * stay, np.tile(b, (batch, 1))], 1)
+    kept = np.concatenate(
+        [np.tile(np.arange(front), (batch, 1)), start_a + 2 * stay, np.tile(b, (batch, 1))], 1
+    )
     weights = np.zeros((batch, kept.shape[1], tokens))
     rows = np.arange(batch)[:, None]
     weights[rows, np.arange(kept.shape[1])[None], kept] = size[rows, kept]

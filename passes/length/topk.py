@@ -50,10 +50,12 @@ def decide(emit: Emit, score: gs.Tensor, stage: Stage, tokens: Count, first: Cou
     keep = picked(count, stage, tokens, first)
     ranked = score
     if stage.front:
-        always = emit.op("Expand", np.float32([[[ALWAYS]]]), emit.join(emit.size(score, 0), [stage.front, 1]))
+        always = emit.op(
+            "Expand", np.full((1, 1, 1), ALWAYS), emit.join(emit.size(score, 0), [stage.front, 1])
+        )
         ranked = emit.join(always, emit.slice(score, 1, [stage.front]), axis=1)
     kept = emit.ascending(emit.top(ranked, count.line(keep), 1)[1], count.line(keep))
-    nothing = emit.op("Expand", np.float32([[[0]]]), emit.op("Shape", kept))
+    nothing = emit.op("Expand", np.zeros((1, 1, 1)), emit.op("Shape", kept))
     rest = emit.op("ScatterElements", score, kept, nothing, axis=1)
     weights = emit.op("Div", rest, emit.op("Max", emit.sum(rest, 1), np.float32(1e-20)))
     raised = emit.op("ScatterElements", emit.op("Add", score, np.float32(1)), kept, nothing, axis=1)
@@ -88,9 +90,12 @@ def matrix(decisions: dict[str, Array], tokens: int) -> tuple[Array, Array]:
 
 
 def attention_received(emit: Emit, probabilities: gs.Tensor, heads: int | None, by_first: bool) -> gs.Tensor:
-    """[B, T, 1]: probabilities [B, h, T, T] (or [(B h), T, T], [B, T, T]) averaged over heads, of the first or all queries.
+    """[B, T, 1]: what each token receives, the mean over heads of the first query or over all queries.
 
     Args:
+        emit: where nodes go.
+        probabilities: [B, h, T, T], [(B h), T, T] or [B, T, T].
+        by_first: of the first query.
         heads: of three dimensions, the heads that the first one holds besides the batch; 0 for none, None for four.
     """
     queries = 2 if heads is None else 1

@@ -45,7 +45,9 @@ class _Writer(WitnessWriter):
         super().__init__(model, analysis.seen, masks, Names(model.graph))
         self.analysis = analysis
         self.lengths = lengths
-        self.old = {id(new): old for old, new in zip(analysis.model.graph.nodes, model.graph.nodes, strict=True)}
+        self.old = {
+            id(new): old for old, new in zip(analysis.model.graph.nodes, model.graph.nodes, strict=True)
+        }
 
     def write(self, witness: Any, node: gs.Node) -> None:
         """Set the witness's place on `node`."""
@@ -71,14 +73,18 @@ class _Writer(WitnessWriter):
         """Whether no dynamic atom is in it: two runs may agree by chance."""
         if isinstance(entry, int):
             return True
-        return all(len(set(self.lengths.get(a, a.size))) == 1 and a.static for axis in entry for a in atoms(axis))
+        return all(
+            len(set(self.lengths.get(a, a.size))) == 1 and a.static for axis in entry for a in atoms(axis)
+        )
 
     def _inferred(self, witness: Sizes, node: gs.Node, sizes: list[tuple[int, ...]]) -> list[int] | None:
         """A Reshape target of literals, 0 where the data has the same dimension, at most one -1."""
         data = self._data_axes(node)
         target = []
         for i, (entry, size) in enumerate(zip(witness.entries, sizes, strict=True)):
-            alike = i < len(data) and not isinstance(entry, int) and len(entry) == 1 and _alike(data[i], entry[0])
+            alike = (
+                i < len(data) and not isinstance(entry, int) and len(entry) == 1 and _alike(data[i], entry[0])
+            )
             target.append(size[0] if self._is_fixed(entry) else 0 if alike else -1)
         if target.count(-1) > 1:
             return None
@@ -102,7 +108,9 @@ class _Writer(WitnessWriter):
         place = self._place_of(axis, node)
         if place is not None:
             shape = self._node("Shape", [place[0]], node, {})
-            return self._node("Gather", [shape, self._constant(np.array([place[1]], np.int64))], node, {"axis": 0})
+            return self._node(
+                "Gather", [shape, self._constant(np.array([place[1]], np.int64))], node, {"axis": 0}
+            )
         new = self._new_size(axis)
         if all(a.static for a in atoms(axis)):
             return self._constant(np.array([new[0]], np.int64))
@@ -120,7 +128,7 @@ class _Writer(WitnessWriter):
     def _place_of(self, axis: Axis, node: gs.Node) -> tuple[gs.Tensor, int] | None:
         """A tensor that is there before `node` and has exactly this axis, and the dimension."""
         tensors = [t for t in node.inputs if isinstance(t, gs.Variable)]
-        tensors += [t for t in self._earlier(node)]
+        tensors += self._earlier(node)
         for tensor in tensors:
             for dim, own in enumerate(self.analysis.axes.get(tensor.name, [])):
                 if _alike(own, axis):

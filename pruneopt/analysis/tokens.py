@@ -16,7 +16,9 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.axes import Axis, atoms
 from pruneopt.analysis.infer import Analysis
 
-SCORES = set("Add Sub Mul Div Where Cast CastLike Identity Reshape Clip Max Min Expand Unsqueeze Squeeze".split())
+SCORES = set(
+    "Add Sub Mul Div Where Cast CastLike Identity Reshape Clip Max Min Expand Unsqueeze Squeeze".split()
+)
 PROBABILITIES = SCORES | {"Dropout", "Transpose"}
 PRODUCTS = {"MatMul", "Einsum"}
 MOST_TRIED = 60  # nodes behind an attention among whose outputs a cut is looked for
@@ -169,7 +171,11 @@ class Tokens:
             node = self.maker.get(waiting.pop(0))
             if node is None:
                 continue
-            if node.op in PRODUCTS and len(node.inputs) == 2 and all(t.name in self.maker for t in node.inputs):
+            if (
+                node.op in PRODUCTS
+                and len(node.inputs) == 2
+                and all(t.name in self.maker for t in node.inputs)
+            ):
                 return node
             if node.op in SCORES:
                 waiting += [t.name for t in node.inputs if isinstance(t, gs.Variable) and t.name]
@@ -225,7 +231,11 @@ class Tokens:
         """(batch, token, channel) dimensions of a tensor of three dimensions one of which are the tokens."""
         axes = self.analysis.axes.get(name, [])
         at = [i for i, a in enumerate(axes) if same(a, attention.tokens)]
-        if len(axes) != 3 or len(at) != 1 or any(meets(a, attention.tokens) for i, a in enumerate(axes) if i != at[0]):
+        if (
+            len(axes) != 3
+            or len(at) != 1
+            or any(meets(a, attention.tokens) for i, a in enumerate(axes) if i != at[0])
+        ):
             return None
         rest = [i for i in range(3) if i != at[0]]
         scores = self.analysis.axes[attention.probabilities][:-2]
@@ -271,7 +281,9 @@ class Tokens:
             node = self.maker.get(name)
             if node is not None and node.op not in ("Shape", "Size"):
                 only = through.get(id(node))
-                waiting += [only] if only else [t.name for t in node.inputs if isinstance(t, gs.Variable) and t.name]
+                waiting += (
+                    [only] if only else [t.name for t in node.inputs if isinstance(t, gs.Variable) and t.name]
+                )
         return found
 
     def _made_between(self, attention: Attention) -> set[str]:
@@ -296,5 +308,7 @@ def _key_slot(scores: gs.Node) -> int:
     if scores.op == "MatMul":
         return 1
     equation = scores.attrs["equation"]
-    left, _, right = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "").partition("->")
+    left, _, right = (
+        (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "").partition("->")
+    )
     return 0 if right[-1:] in left.split(",")[0] else 1

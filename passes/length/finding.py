@@ -1,0 +1,77 @@
+"""Self-attentions with cuts behind them, by token axis; why there are no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pruneopt.analysis.tokens import Refusal, Site, Tokens, same
+from pruneopt.errors import PruneoptError
+from pruneopt.passes.base import Context
+from pruneopt.passes.length.filling import heads_of
+
+LEAST_TOKENS = 8  # fewer are not worth a stage
+
+
+def find_sites(tokens: Tokens, context: Context) -> tuple[list[list[Site]], list[Refusal]]:
+    """Sites by token axis, in order, and why there are no more."""
+    groups: list[list[Site]] = []
+    refused: list[Refusal] = []
+    causal: dict[str, bool] = {}
+    for attention in tokens.attentions:
+        if not attention.is_self or min(attention.tokens.size) < 2:
+            continue
+        found = tokens.site(attention)
+        if isinstance(found, Refusal):
+            refused.append(found)
+            continue
+        if max(attention.tokens.size) < LEAST_TOKENS:
+            refused.append(Refusal(found.tensor, f"has only {attention.tokens} tokens"))
+            continue
+        try:
+            heads_of(tokens, attention, found)
+        except PruneoptError as error:
+            refused.append(Refusal(found.tensor, str(error)))
+            continue
+        if any(site.tensor == found.tensor for group in groups for site in group):
+            continue
+        home = next(
+            (
+                g
+                for g in groups
+                if same(g[0].attention.tokens, attention.tokens) and set(found.behind) < set(g[-1].behind)
+            ),
+            None,
+        )
+        if home is None:
+            groups.append([found])
+        else:
+            home.append(found)
+    kept = []
+    for group in groups:
+        if _is_causal(tokens, group[0], context, causal):
+            refused.append(
+                Refusal(group[0].tensor, "its attention is causal: every position is an output of its own")
+            )
+        else:
+            kept.append(group)
+    return kept, refused
+
+
+def _is_causal(tokens: Tokens, site: Site, context: Context, known: dict[str, bool]) -> bool:
+    """Whether the first query sees no other token than itself, as measured."""
+    name = site.attention.probabilities
+    if name not in known:
+        session = context.session(tokens.analysis.model, [name], optimize=False)
+        found = session.run(tokens.analysis.seen.feeds[-1])[name]
+        known[name] = bool(found.shape[-1] > 1 and not np.any(found[..., 0, 1:]))
+    return known[name]
+
+
+def sentence(refused: Sequence[Refusal]) -> str:
+    if not refused:
+        return "length: there is no self-attention in this model, so it has no tokens to remove"
+    return f"length: no tokens can be removed; {refused[0]}" + (
+        f" (and {len(refused) - 1} more)" if refused[1:] else ""
+    )
