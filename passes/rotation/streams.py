@@ -41,6 +41,21 @@ class Region:
         return any(norm.centred for norm in self.norms)
 
 
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """A branch times a constant vector before it joins the stream: y * s, y = x W + b.
+
+    Attributes:
+        node: the product.
+        factor: s, as the node uses it.
+        writes: constants that make the branch, W and b.
+    """
+
+    node: gs.Node
+    factor: ConstantUse
+    writes: list[tuple[ConstantUse, int]]
+
+
 @dataclass
 class Residual:
     """How the atom's basis may change.
@@ -49,6 +64,7 @@ class Residual:
         place: where the atom is.
         norms: all norms over it.
         regions: between the norms.
+        scales: products with a constant vector along the atom, and the writes before them that can take it over.
         absorbed: per norm whose gain and shift its readers take over, these readers.
         mapped: norms whose gain becomes a matrix, and the region that it writes to.
     """
@@ -56,6 +72,7 @@ class Residual:
     place: Place
     norms: list[Norm]
     regions: list[Region]
+    scales: list[Scale] = field(default_factory=list)
     absorbed: dict[Norm, list[Consumer]] = field(default_factory=dict)
     mapped: dict[Norm, Region] = field(default_factory=dict)
 
@@ -78,7 +95,8 @@ def find_residual(analysis: Analysis, atom: Axis, consumers: Mapping[int, Consum
     """
     place = Place(analysis, atom)
     norms = list(find_norms(place))
-    residual = Residual(place, norms, _regions(place, norms))
+    regions, scales = _regions(place, norms)
+    residual = Residual(place, norms, regions, scales)
     _check_precision(place)
     for region in residual.regions:
         _check_centred(region)
@@ -93,9 +111,10 @@ def find_residual(analysis: Analysis, atom: Axis, consumers: Mapping[int, Consum
     return residual
 
 
-def _regions(place: Place, norms: list[Norm]) -> list[Region]:
+def _regions(place: Place, norms: list[Norm]) -> tuple[list[Region], list[Scale]]:
     inside = {id(node) for norm in norms for node in norm.nodes}
     areas = _Areas()
+    products: list[gs.Node] = []
     for node in place.nodes():
         if id(node) in inside:
             continue
@@ -103,7 +122,9 @@ def _regions(place: Place, norms: list[Norm]) -> list[Region]:
         outputs = place.outputs(node)
         if node.op == "Shape":
             continue
-        if place.carries(node):
+        if node.op == "Mul" and len(variables) == len(place.constants(node)) == 1:
+            products.append(node)
+        elif place.carries(node):
             region = areas.join([*variables, *outputs])
             region.plain = region.plain and node.op not in UNMOVED
             region.writes += [(u, d) for u in place.constants(node) for d in place.dims(u)]
@@ -118,7 +139,24 @@ def _regions(place: Place, norms: list[Norm]) -> list[Region]:
     for norm in norms:
         areas.named(norm.data).norms.append(norm)
         areas.named(norm.output).made_by.append(norm)
-    return areas.all()
+    scales = [_scale(place, node, products, areas) for node in products]
+    return areas.all(), scales
+
+
+def _scale(place: Place, node: gs.Node, products: list[gs.Node], areas: _Areas) -> Scale:
+    """The branch before a product becomes part of the region behind it."""
+    source = node.inputs[place.inputs(node)[0]]
+    branch = areas.of(source)
+    mine = [n for n in products if areas.of(n.inputs[place.inputs(n)[0]]) is branch]
+    if branch.norms or branch.made_by or branch.readers or len(mine) > 1 or not branch.writes:
+        raise NotLinear(f"Mul '{node.name or node.outputs[0].name}' scales the stream itself")
+    if any(u.weight and len(u.constant.outputs) > 1 for u, _ in branch.writes):
+        raise NotLinear(
+            f"Mul '{node.name or node.outputs[0].name}' scales a weight that is used elsewhere, too"
+        )
+    writes = list(branch.writes)
+    areas.join([*place.outputs(node), source])
+    return Scale(node, place.constants(node)[0], writes)
 
 
 def _written(place: Place, node: gs.Node, use: ConstantUse) -> Iterator[int]:

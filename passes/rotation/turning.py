@@ -14,7 +14,7 @@ from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.weights import bias_of, set_bias
 from pruneopt.passes.rotation.norms import Norm, as_rms
-from pruneopt.passes.rotation.streams import Residual
+from pruneopt.passes.rotation.streams import Residual, Scale
 from pruneopt.passes.statistics.consumers import Consumer
 
 Array = npt.NDArray[Any]
@@ -91,17 +91,38 @@ class Spread:
 def turn(residual: Residual, basis: Array, editor: Editor) -> None:
     """Rewrite all constants and norms around the atom; what the model computes stays the same."""
     size = residual.size
+    for scale in residual.scales:
+        _take_over(scale, size, editor)
     for region in residual.regions:
         for use, dim in region.writes if region.centred else ():
             editor.apply(use, dim, lambda x: x - x.mean(-1, keepdims=True), "centre")
     for norm, readers in residual.absorbed.items():
         _absorb(norm, readers, size, editor)
     inside = {id(node) for norm in residual.norms for node in norm.nodes}
+    inside |= {id(scale.node) for scale in residual.scales}
     for use in residual.place.uses.values():
         for dim in residual.place.dims(use) if id(use.node) not in inside else ():
             editor.apply(use, dim, lambda x: x @ basis, "turn")
     for norm in residual.norms:
         _plain(norm, residual, basis, editor)
+
+
+def _take_over(scale: Scale, size: int, editor: Editor) -> None:
+    """(x W + b) s = x (W s) + b s; the product becomes one with 1."""
+    factor = np.broadcast_to(values(scale.factor.constant).astype(np.float64).reshape(-1), (size,))
+    for use, dim in scale.writes:
+        editor.apply(use, dim, lambda x: x * factor, f"scale {scale.node.outputs[0].name}")
+    node = editor.twin[id(scale.node)]
+    source = node.inputs[1 - scale.factor.slot]
+    out, maker = node.outputs[0], source.inputs[0]
+    if len(source.outputs) == 1 and len(maker.outputs) == 1:
+        node.inputs.clear()
+        node.outputs.clear()
+        maker.outputs[0] = out
+        editor.model.graph.nodes = [n for n in editor.model.graph.nodes if n is not node]
+        return
+    one = np.ones((), values(scale.factor.constant).dtype)
+    node.inputs[scale.factor.slot] = gs.Constant(editor.names.new(f"{out.name}_one"), one)
 
 
 def _absorb(norm: Norm, readers: Sequence[Consumer], size: int, editor: Editor) -> None:
