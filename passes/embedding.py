@@ -122,7 +122,7 @@ def _merged(table: Array, kept: Array) -> Array:
     """The table at full size, rows that go replaced by their mean."""
     gone = np.ones(len(table), bool)
     gone[kept] = False
-    found = table.copy()
+    found: Array = table.copy()
     found[gone] = table[gone].astype(np.float64).mean(0).astype(table.dtype)
     return found
 
