@@ -36,8 +36,10 @@ def find_layers(analysis: Analysis, only: str, keep: Sequence[str]) -> Layers:
         keep: glob patterns of those that must not change.
     """
     chosen, left = [], _unknown(analysis)
+    main = {id(node) for node in analysis.model.graph.nodes}
     for consumer in find_consumers(analysis):
-        why = _why_left(consumer, only, keep)
+        inside = None if id(consumer.node) in main else "inside a control-flow body"
+        why = inside or _why_left(consumer, only, keep)
         if why is None:
             chosen.append(consumer)
         else:

@@ -15,6 +15,7 @@ from pruneopt.frontends.dimensions import Feeds
 from pruneopt.frontends.synthetic import synthetic
 from pruneopt.model import Model
 from tests import models
+from tests.passes.test_bodies import branches
 
 
 def data(model: Model, count: int = 6) -> list[Feeds]:
@@ -164,6 +165,11 @@ def test_tied_weights_stay() -> None:
     before = weights(model)["table"]
     result = po.prune(model, sparsity=0.5, timed=False)
     assert np.array_equal(before, weights(result.model)["table"])
+
+
+def test_bodies_stay() -> None:
+    with pytest.raises(PruneoptError, match="'b1': inside a control-flow body"):
+        po.prune(models.loaded(branches()), sparsity=0.5, timed=False)
 
 
 def test_without_data_it_is_said() -> None:
