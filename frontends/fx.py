@@ -12,6 +12,7 @@ import logging
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def from_module(
     """
     torch = _torch()
     if isinstance(module, torch.export.ExportedProgram):
-        return _model(_exported(module, (), {}, None, opset), _kinds_of_program(module))
+        return _model(_exported(module, (), {}, None, opset), _names_of_program(module))
     if not isinstance(module, torch.nn.Module):
         raise UsageError(
             f"from_torch takes a torch.nn.Module or an ExportedProgram, not {type(module).__name__}"
@@ -59,7 +60,7 @@ def from_module(
     args, kwargs = _arguments(example_inputs)
     with _evaluating(module):
         proto = _exported(module, args, kwargs, dynamic_shapes, opset)
-    return _model(proto, _kinds_of_module(module))
+    return _model(proto, _names_of_module(module))
 
 
 def load_archive(path: str | Path) -> Model:
@@ -158,23 +159,41 @@ def _first(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _kinds_of_module(module: Any) -> dict[str, str]:
-    """Name -> what it is, of everything that a module holds; tied tensors under each of their names."""
-    kinds = {name: "buffer" for name, _ in module.named_buffers(remove_duplicate=False)}
-    return kinds | {name: "parameter" for name, _ in module.named_parameters(remove_duplicate=False)}
+@dataclass(frozen=True)
+class Names:
+    """What a module calls its tensors: kind of each, and the first name of those that have several."""
+
+    kinds: dict[str, str]
+    first: dict[str, str]
 
 
-def _kinds_of_program(program: Any) -> dict[str, str]:
-    kinds = {name: "buffer" for name, _ in program.named_buffers()}
-    return kinds | {name: "parameter" for name, _ in program.named_parameters()}
+def _names_of_module(module: Any) -> Names:
+    parameters = list(module.named_parameters(remove_duplicate=False))
+    return _names(parameters, list(module.named_buffers(remove_duplicate=False)))
 
 
-def _model(proto: onnx.ModelProto, kinds: Mapping[str, str]) -> Model:
+def _names_of_program(program: Any) -> Names:
+    return _names(list(program.named_parameters()), list(program.named_buffers()))
+
+
+def _names(parameters: list[tuple[str, Any]], buffers: list[tuple[str, Any]]) -> Names:
+    kinds = dict.fromkeys((name for name, _ in buffers), "buffer")
+    kinds |= dict.fromkeys((name for name, _ in parameters), "parameter")
+    known: dict[int, str] = {}
+    return Names(kinds, {name: known.setdefault(id(tensor), name) for name, tensor in parameters})
+
+
+def _model(proto: onnx.ModelProto, names: Names) -> Model:
     _settle_casts(proto.graph)
     model = frontend.from_proto(proto)
+    known = constants(model.graph)
+    taken = {constant.name for constant in known}
+    for constant in known:
+        first = names.first.get(constant.name, constant.name)
+        constant.name = constant.name if first in taken else first
     if model.header.ir_version >= METADATA_SINCE:
-        _record(model, kinds)
-    name_turned(model.graph, set(kinds))
+        _record(model, names.kinds)
+    name_turned(model.graph, set(names.kinds))
     return model
 
 

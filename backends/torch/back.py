@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
-import torch
 from torch import Tensor, fx
 
 from pruneopt.backends.torch.origin import origin_of
-from pruneopt.backends.torch.values import to_array, to_tensor
+from pruneopt.backends.torch.values import Array, to_array
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.clone import Cloner
 from pruneopt.model import Model, values
@@ -40,13 +40,12 @@ def _write(constant: gs.Constant, tensor: Tensor, path: str) -> None:
             "prune the model, not the module"
         )
     old = values(constant)
-    if not _same(tensor.detach().cpu(), to_tensor(old)):
-        constant.values = to_array(tensor, old.dtype)
+    new = to_array(tensor, old.dtype)
+    if not _same(old, new):
+        constant.values = new
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal to the bit; NaNs and the signs of zeros count."""
-    if a.dtype != b.dtype:
-        return False
-    left, right = (t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
-    return bool(torch.equal(left, right))
+def _same(a: Array, b: Array) -> bool:
+    """Whether two arrays of one type are equal to the bit; NaNs and the signs of zeros count."""
+    left, right = (np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in (a, b))
+    return bool(np.array_equal(left, right))

@@ -34,8 +34,13 @@ class Paths:
     def path(self, name: str) -> str:
         """A path for a tensor that no other tensor has, and that is no part of another's path."""
         parts = [self._part(part) for part in name.split(".") if part] or ["_"]
+        for i in range(
+            len(parts) - 1, 0, -1
+        ):  # a tensor has no parts: a.weight beside a.weight.T is a.weight_T
+            if ".".join(parts[:i]) in self._used:
+                parts[i - 1 : i + 1] = [f"{parts[i - 1]}_{parts[i]}"]
         candidate, count = ".".join(parts), 1
-        while self._clashes(candidate):
+        while candidate in self._used or candidate in self._folders:
             candidate, count = ".".join([*parts[:-1], f"{parts[-1]}_{count}"]), count + 1
         self._used.add(candidate)
         self._folders |= _folders(candidate)
@@ -46,9 +51,6 @@ class Paths:
         if name[0].isdigit() and not name.isdigit():
             name = f"_{name}"
         return f"{name}_" if hasattr(self._module, name) or keyword.iskeyword(name) else name
-
-    def _clashes(self, path: str) -> bool:
-        return path in self._used or path in self._folders or bool(_folders(path) & self._used)
 
 
 def _folders(path: str) -> set[str]:
