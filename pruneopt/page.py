@@ -12,14 +12,16 @@ from pruneopt.errors import PruneoptError
 
 Report = Mapping[str, Any]
 FIGURES = (
-    ("macs", "Multiply-accumulates", ""),
-    ("params", "Parameters", ""),
-    ("bytes", "Weights", "B"),
-    ("latency_ms", "Latency", "ms"),
-    ("activation_bytes", "Peak activation memory", "B"),
-    ("nodes", "Nodes", ""),
+    ("macs", "MACs", "Multiply-accumulates", ""),
+    ("params", "Parameters", "Parameters", ""),
+    ("bytes", "Weights", "Bytes of weights", "B"),
+    ("latency_ms", "Latency", "Latency", "ms"),
+    ("activation_bytes", "Activations", "Peak of activation memory", "B"),
+    ("nodes", "Nodes", "Nodes", ""),
 )
-WIDTH, HEIGHT = 720, 220  # of a picture, in its own units
+WIDTH, HEIGHT = 720, 200  # of the picture of widths, in its own units
+CHART = 420, 170  # of a curve
+WIDEST = 34  # of a bar with its gap
 MOST_CURVES = 24  # drawn; those of the groups that gave most
 MOST_FROZEN = 40  # listed
 
@@ -33,6 +35,7 @@ class Bar:
     before: float
     after: float
     label: str
+    kept: int
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def render(report: Report) -> str:
         rows=figures(report),
         bars=bars(report.get("groups", [])),
         size=(WIDTH, HEIGHT),
+        chart=CHART,
         trade_off=trade_off(report),
         curves=sensitivities(report),
         frozen=report.get("frozen", [])[:MOST_FROZEN],
@@ -84,7 +88,7 @@ def render(report: Report) -> str:
 def figures(report: Report) -> list[dict[str, Any]]:
     """Before, after and ratio of every figure that both models have."""
     rows = []
-    for key, label, unit in FIGURES:
+    for key, short, label, unit in FIGURES:
         before, after = report["input"].get(key), report["output"].get(key)
         if before is None or after is None:
             continue
@@ -94,6 +98,7 @@ def figures(report: Report) -> list[dict[str, Any]]:
         rows.append(
             {
                 "key": key,
+                "short": short,
                 "label": label,
                 "before": number(before, unit),
                 "after": number(after, unit),
@@ -155,7 +160,7 @@ def bars(groups: Sequence[Mapping[str, Any]]) -> list[Bar]:
     """One bar for each group, in graph order; heights by the square root, so that small groups are seen."""
     if not groups:
         return []
-    step = WIDTH / len(groups)
+    step = min(WIDTH / len(groups), WIDEST)
     largest = max(math.sqrt(g["size"]) for g in groups)
     gap = min(3.0, step / 5)
 
@@ -169,6 +174,7 @@ def bars(groups: Sequence[Mapping[str, Any]]) -> list[Bar]:
             height(g["size"]),
             height(g["kept"]),
             f"{g['name']}: {g['kept']} of {g['size']}",
+            g["kept"],
         )
         for i, g in enumerate(groups)
     ]
@@ -187,14 +193,15 @@ def trade_off(report: Report) -> list[Curve]:
 
 def sensitivities(report: Report) -> list[Curve]:
     """The curves of the groups that gave most of themselves, worst first."""
-    kept = {g["name"]: (g["kept"], g["size"]) for g in report.get("groups", [])}
-    known = [c for c in report.get("curves") or [] if c["name"] in kept and len(c["sizes"]) > 1]
-    known.sort(key=lambda c: kept[c["name"]][0] / kept[c["name"]][1])
+    kept = {(g["name"], g["size"]): g["kept"] for g in report.get("groups", [])}
+    places = [(c, (c["name"], c["sizes"][0])) for c in report.get("curves") or []]
+    known = [(c, kept[p] / p[1]) for c, p in places if kept.get(p, p[1]) < p[1] and len(c["sizes"]) > 1]
+    known.sort(key=lambda pair: pair[1])
     made = []
-    for each in known[:MOST_CURVES]:
-        left, size = kept[each["name"]]
+    for each, left in known[:MOST_CURVES]:
+        size = each["sizes"][0]
         points = [(n / size, d) for n, d in zip(each["sizes"], each["damage"], strict=True)]
-        made.append(_curve(each["name"], points, left / size, f"{left} of {size}"))
+        made.append(_curve(each["name"], points, left, f"{round(left * size)} of {size}"))
     return made
 
 
@@ -213,14 +220,14 @@ def _curve(
     top = max(d for _, d in points) or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
-        return round(WIDTH * min(x, 1.0), 1), round(HEIGHT * (1 - y / top), 1)
+        return round(CHART[0] * min(x, 1.0), 1), round(CHART[1] * (1 - y / top), 1)
 
     line = [place(x, y) for x, y in points]
     path = " ".join(f"{x},{y}" for x, y in line)
-    area = f"{line[0][0]},{HEIGHT} {path} {line[-1][0]},{HEIGHT}"
+    area = f"{line[0][0]},{CHART[1]} {path} {line[-1][0]},{CHART[1]}"
     here = None if at is None else place(at, _between(points, at))
-    ticks_x = [(WIDTH * i / marks, f"{100 * i // marks} %") for i in range(marks + 1)] if marks else []
-    ticks_y = [(HEIGHT * (1 - i / 4), f"{top * i / 4:.2g}") for i in range(5)] if marks else []
+    ticks_x = [(CHART[0] * i / marks, f"{100 * i // marks} %") for i in range(marks + 1)] if marks else []
+    ticks_y = [(CHART[1] * (1 - i / 4), f"{top * i / 4:.2g}") for i in range(5)] if marks else []
     return Curve(title, path, area, here, note, ticks_x, ticks_y)
 
 

@@ -45,7 +45,15 @@ def page(**changes: Any) -> str:
 
 def test_everything_known_is_on_the_page() -> None:
     text = page()
-    for expected in ("61 %", "40 % less", "1 \u00d7 3 \u00d7 8 \u00d7 8", "2.0e-07", "0.9990", "w:0: 4 of 16", "4 of 16"):
+    for expected in (
+        "61 %",
+        "40 % less",
+        "1 \u00d7 3 \u00d7 8 \u00d7 8",
+        "2.0e-07",
+        "0.9990",
+        "w:0: 4 of 16",
+        "4 of 16",
+    ):
         assert expected in text
     for expected in ("output &#39;y&#39; of the model", "and 2 more", "latency=0.6", "60.0 % → 61.0 %"):
         assert expected in text
@@ -92,8 +100,8 @@ def test_bars_are_as_high_as_the_widths_are() -> None:
 def test_the_dot_is_where_the_model_is() -> None:
     (curve,) = trade_off(REPORT)
     assert curve.at is not None
-    assert curve.at[0] == pytest.approx(0.6 * 720)
-    assert curve.at[1] == pytest.approx(220 * (1 - 0.16 / 0.9), abs=0.1)  # between the points at 0.5 and 1
+    assert curve.at[0] == pytest.approx(0.6 * 420)
+    assert curve.at[1] == pytest.approx(170 * (1 - 0.16 / 0.9), abs=0.1)  # between the points at 0.5 and 1
 
 
 def test_words() -> None:

@@ -8,7 +8,7 @@ timed again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
@@ -19,7 +19,7 @@ from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import size_of
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Kernels, Timing
+from pruneopt.passes.base import Context, Kernels
 from pruneopt.passes.planning.alone import cut_out
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.fit import Timed, remainder, settle_all
@@ -62,14 +62,15 @@ class Stopwatch:
         for term in self._timed.values():
             term.scale = scale
         terms: list[Term] = [*self._timed.values(), Volume((), between + scale * self._fixed)]
-        made = Limit("latency", terms, self._original, share, uneven=True)
-        return Limit("latency", terms, self._original, share, uneven=True, pull=self._pull(made))
+        original = Tally(Limit("latency", terms, 1.0, share)).total / self._ratio
+        made = Limit("latency", terms, original, share, uneven=True)
+        return replace(made, pull=self._pull(made))
 
     def measure(self, model: Model, kept: Kept) -> float:
         """Share of the original's latency that a smaller version has, in turns; its kernels are learnt from."""
         self._learn(self._run(model), kept)
         settle_all([*self._timed.values()])
-        return self._compared(model)[1].ratio_to_first
+        return self._compared(model)
 
     def _start(self) -> None:
         """Time the model as it is: which kernels there are, and the original."""
@@ -78,9 +79,7 @@ class Stopwatch:
         marked = number.marked(self.analysis.model)
         found = self.context.backend.kernels(marked, self.feeds, self.context.threads)
         self._layout = Layout(self.analysis, found.times, number)
-        first, second = self._compared(self.analysis.model)
-        self._original = found.whole / second.ratio_to_first
-        self.original_ms = first.median_ms
+        self._ratio = self._compared(self.analysis.model)
         free = {g.atom for g in self.groups}
         axes = {i: tuple(site.varying(free)) for i, site in self._layout.sites.items()}
         self._timed = {i: Timed(self._layout.sites[i], axes[i]) for i in axes if axes[i]}
@@ -141,10 +140,13 @@ class Stopwatch:
                 times[i] = sum(named)
         return Run(times, found.whole, SETTLED)
 
-    def _compared(self, model: Model) -> tuple[Timing, Timing]:
-        """The original's latency and a model's, in turns."""
+    def _compared(self, model: Model) -> float:
+        """A model's latency as a share of the original's, in turns."""
         original = self.context.original or self.analysis.model
-        return self.context.backend.compare(original, model, self.feeds, self.context.threads, COMPARED)
+        if model is original:
+            return 1.0
+        _, timing = self.context.backend.compare(original, model, self.feeds, self.context.threads, COMPARED)
+        return timing.ratio_to_first
 
     def _pull(self, made: Limit) -> dict[Axis, float]:
         """Groups that cost more time than multiply-accumulates give more of their width, others less."""
