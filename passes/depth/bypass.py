@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.blocks import Block, Blocks, bypass_of
-from pruneopt.analysis.lengths import Told
+from pruneopt.analysis.lengths import Source
 from pruneopt.model import Model
 from pruneopt.passes.exact.identities import drop_dead, replace
 from pruneopt.passes.rewriting.names import Names
@@ -71,7 +71,10 @@ def bypass(blocks: Blocks, dropped: Sequence[Block], amends: Amends = NOTHING) -
     model = blocks.analysis.model.copy()
     amends.put_weights(model)
     graph, names = model.graph, Names(model.graph)
-    _tell_shapes(model, blocks, blocks.removed(dropped), names)
+    sides = {name for block in dropped for name in block.sides}
+    # Without a change of the outputs the signature stays, inputs that nothing reads included.
+    unused = {name for block in dropped for name in block.inputs} if sides else set()
+    _tell_shapes(model, blocks, blocks.removed(dropped), unused, names)
     tensors = {t.name: t for t in (*graph.inputs, *(t for n in graph.nodes for t in n.outputs))}
     around = bypass_of(dropped)
     for block in dropped:
@@ -79,12 +82,9 @@ def bypass(blocks: Blocks, dropped: Sequence[Block], amends: Amends = NOTHING) -
         if block.exit in amends.maps:
             entry = _mapped(graph, amends.maps[block.exit], entry, names.new(f"{block.exit}_mapped"))
         _put(graph, tensors[block.exit], entry, names)
-    sides = {name for block in dropped for name in block.sides}
     graph.outputs = [t for t in graph.outputs if t.name not in sides]
     drop_dead(graph)
-    unused = {name for block in dropped for name in block.inputs}
-    gone = unused if sides else set()  # without a change of the outputs the signature stays
-    graph.inputs = [t for t in graph.inputs if t.name not in gone or t.outputs]
+    graph.inputs = [t for t in graph.inputs if t.name not in unused or t.outputs]
     return model
 
 
@@ -116,22 +116,28 @@ def _put(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor, names: Names) -> None:
         graph.nodes.append(gs.Node("Identity", names.new(f"{old.name}_kept"), {}, [new], [old]))
 
 
-def _tell_shapes(model: Model, blocks: Blocks, removed: set[int], names: Names) -> None:
-    """Shapes of tensors that go are read off the model's inputs."""
+def _tell_shapes(model: Model, blocks: Blocks, removed: set[int], gone: set[str], names: Names) -> None:
+    """Shapes of tensors and inputs that go are read off inputs that stay."""
     flow, twin = blocks.flow, twins(blocks.analysis.model, model)
-    inputs = {t.name: t for t in model.graph.inputs}
+    inputs = {t.name: t for t in model.graph.inputs if t.name not in gone}
     places = {id(node): i for i, node in enumerate(flow.nodes)}
     for told in blocks.told:
         source = told.node.inputs[0].name
-        if flow.maker.get(source) in removed and places[id(told.node)] not in removed:
-            _retell(model.graph, twin[id(told.node)], told, inputs, names)
+        if places[id(told.node)] not in removed and (source in gone or flow.maker.get(source) in removed):
+            kept = [
+                next((s for s in each if isinstance(s, int) or s[0] in inputs), None) for each in told.sources
+            ]
+            if None not in kept:
+                _retell(model.graph, twin[id(told.node)], [s for s in kept if s is not None], inputs, names)
 
 
-def _retell(graph: gs.Graph, node: gs.Node, told: Told, inputs: dict[str, gs.Tensor], names: Names) -> None:
+def _retell(
+    graph: gs.Graph, node: gs.Node, sources: Sequence[Source], inputs: dict[str, gs.Tensor], names: Names
+) -> None:
     """Shape(t) -> Concat of sizes, each a constant or an entry of the Shape of an input."""
     out = node.outputs[0]
     fresh, parts = [], []
-    for source in told.sources:
+    for source in sources:
         if isinstance(source, int):
             parts.append(gs.Constant(names.new(f"{out.name}_size"), np.array([source], np.int64)))
             continue

@@ -110,19 +110,25 @@ class Depth:
             return self._leave(blocks, later_heads(blocks, self.exit), context)
         if self.blocks is not None:
             return self._rewrite(blocks, self._named(blocks, context), context, {})
-        units = self.candidates(blocks, context)
-        goal = self._goal(len(units), blocks)
-        study = Study(blocks, units, context, _batches(context, len(units)))
-        dropped, entry = self._choose(study, goal)
+        sets = [self.candidates(blocks, context, unit) for unit in self._units]
+        every = list({unit.name: unit for units in sets for unit in units}.values())
+        study = Study(blocks, every, context, _batches(context, len(every)))
+        dropped, entry = self._best(study, sets)
         return self._rewrite(blocks, dropped, context, entry | _data(context))
 
-    def candidates(self, blocks: Blocks, context: Context) -> list[Block]:
+    @property
+    def _units(self) -> tuple[str, ...]:
+        """What to choose among: a budget takes sub-layers or whole layers, whichever does less damage."""
+        if self.unit is not None:
+            return (self.unit,)
+        return ("block", "layer") if self.budgets else ("layer",)
+
+    def candidates(self, blocks: Blocks, context: Context, unit: str = "layer") -> list[Block]:
         """The blocks that may go.
 
         Raises:
             PruneoptError: there are none; the message says what stands against those that were found.
         """
-        unit = self.unit or ("block" if self.budgets else "layer")
         wanted = [b for b in blocks.units(unit) if self._wants(b, blocks)]
         free = [b for b in wanted if not self._objection(b, blocks, context)]
         if free:
@@ -165,21 +171,30 @@ class Depth:
             found.append(known[name])
         return list(dict.fromkeys(found))
 
-    def _goal(self, count: int, blocks: Blocks) -> Goal:
-        if self.ratio is not None:
-            return Goal(round((1 - self.ratio) * count), {})
-        return Goal(self.drop, self.budgets)
+    def _best(self, study: Study, sets: Sequence[list[Block]]) -> tuple[list[Block], dict[str, Any]]:
+        """The choice that does the least damage; where a budget can be met at all."""
+        found, errors = [], []
+        for units in sets:
+            try:
+                found.append(self._choose(study, units))
+            except PruneoptError as error:
+                errors.append(error)
+        if not found:
+            raise errors[0]
+        return min(found, key=lambda each: study.damage(each[0])) if len(found) > 1 else found[0]
 
-    def _choose(self, study: Study, goal: Goal) -> tuple[list[Block], dict[str, Any]]:
+    def _choose(self, study: Study, units: Sequence[Block]) -> tuple[list[Block], dict[str, Any]]:
         """The blocks to drop, and what the report says of the choice."""
         name, costs = self.criterion or "greedy", Costs(study.blocks, bool(self.fit))
-        study.context.progress(f"score {len(study.units)} blocks ({name})")
+        count = self.drop if self.ratio is None else round((1 - self.ratio) * len(units))
+        goal = Goal(count, self.budgets)
+        study.context.progress(f"score {len(units)} blocks ({name})")
         if name == "greedy":
-            dropped, curve = greedy(study.units, study.damage, goal, costs)
+            dropped, curve = greedy(units, study.damage, goal, costs)
             steps = [{"block": block, "damage": damage} for block, damage in curve]
             return dropped, {"criterion": name, "curve": steps}
-        scores = find_criterion(name)(study)
-        dropped = by_score(study.units, scores, goal, costs)
+        scores = {u.name: study.once(name, find_criterion(name))[u.name] for u in units}
+        dropped = by_score(units, scores, goal, costs)
         return dropped, {"criterion": name, "scores": scores}
 
     def _rewrite(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +40,7 @@ class Study:
         names = Names(blocks.analysis.model.graph)
         self._flags = {u.name: gs.Variable(names.new("pruneopt_off"), np.dtype(bool), []) for u in units}
         self._known: dict[frozenset[str], float] = {}
+        self._scores: dict[str, dict[str, float]] = {}
 
     def damage(self, dropped: Collection[Block]) -> float:
         """How far the outputs move when these blocks are bypassed at once; see `statistics.damage`."""
@@ -48,6 +49,12 @@ class Study:
             found = self._outputs(key)
             self._known[key] = damage(self._dense, found, distributions(self.blocks.analysis.model.graph))
         return self._known[key]
+
+    def once(self, name: str, criterion: Callable[[Study], dict[str, float]]) -> dict[str, float]:
+        """What a criterion says of all units; asked once."""
+        if name not in self._scores:
+            self._scores[name] = criterion(self)
+        return self._scores[name]
 
     def ends(self) -> list[dict[str, tuple[Array, Array]]]:
         """Per batch: rows of each unit's entry and exit, shape [positions, features], padding left out."""

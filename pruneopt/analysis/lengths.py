@@ -19,24 +19,24 @@ class Told:
 
     Attributes:
         node: the node.
-        sources: where each size that it returns can be had.
+        sources: for each size that it returns, the places where it can be had.
     """
 
     node: gs.Node
-    sources: tuple[Source, ...]
+    sources: tuple[tuple[Source, ...], ...]
 
 
 def told_shapes(analysis: Analysis) -> Iterator[Told]:
     """The Shape nodes all of whose sizes are known, or are a dimension of an input of the model."""
-    places: dict[Axis, Source] = {}
+    places: dict[Axis, tuple[Source, ...]] = {}
     for tensor in analysis.model.graph.inputs:
         for dim, axis in enumerate(analysis.axes.get(tensor.name, [])):
-            places.setdefault(find(axis), (tensor.name, dim))
+            places[find(axis)] = (*places.get(find(axis), ()), (tensor.name, dim))
     for node in analysis.model.graph.nodes:
         axes = analysis.axes.get(node.inputs[0].name) if node.op == "Shape" else None
         if axes is None:
             continue
         asked = axes[slice(node.attrs.get("start", 0), node.attrs.get("end"))]
-        found = [axis.size[0] if axis.static else places.get(find(axis)) for axis in asked]
-        if all(source is not None for source in found):
-            yield Told(node, tuple(source for source in found if source is not None))
+        found = [(axis.size[0],) if axis.static else places.get(find(axis), ()) for axis in asked]
+        if all(found):
+            yield Told(node, tuple(found))

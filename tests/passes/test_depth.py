@@ -306,3 +306,21 @@ def test_a_candidate_saves_less_where_width_has_gone() -> None:
     assert whole - narrow == 2 * 12 * residual.WIDTH * positions
     assert second.saved("macs", {hidden: 12}) == whole
     assert first.saved("params", {}) - first.saved("params", {hidden: 12}) == 2 * 12 * residual.WIDTH
+
+
+def test_a_shape_read_inside_a_dropped_block_is_told_from_the_inputs() -> None:
+    """What stays and asks for the size of a dropped layer's hidden state does not keep its weights alive."""
+    b = models.Builder()
+    x = b.node("MatMul", "x", b.weight(12, 8))
+    hidden = b.node("Relu", b.node("MatMul", x, b.weight(8, 24)))
+    size = b.node("Slice", b.node("Shape", hidden), b.value([0]), b.value([2]))
+    x = b.node("Add", x, b.node("MatMul", hidden, b.weight(24, 8)))
+    x = b.node(
+        "Add", x, b.node("MatMul", b.node("Relu", b.node("MatMul", x, b.weight(8, 24))), b.weight(24, 8))
+    )
+    b.node("Reshape", x, b.node("Concat", size, b.value([2, 4]), axis=0), outputs=["y"])
+    blocks, context = known(b.model({"x": ["n", "s", 12]}, {"y": ["n", "s", 2, 4]}))
+    outcome = Depth(blocks="layer0").run(blocks.analysis.model, context)
+    assert sum(n.op == "MatMul" for n in outcome.model.graph.nodes) == 3
+    assert outcome.claim is not None
+    assert prove(outcome.model, outcome.claim, context, 1e-5).max_rel_error <= 1e-5
