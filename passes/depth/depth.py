@@ -13,12 +13,13 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
 from pruneopt.passes.depth.bypass import Amends, bypass
+from pruneopt.passes.depth.choice import Wanted, choose
 from pruneopt.passes.depth.criteria import find_criterion
 from pruneopt.passes.depth.exits import Gated, gated, later_heads
 from pruneopt.passes.depth.judge import Judge
 from pruneopt.passes.depth.laco import merge_layers
 from pruneopt.passes.depth.linear import fit_maps
-from pruneopt.passes.depth.select import Costs, Goal, by_score, greedy
+from pruneopt.passes.depth.select import Costs
 from pruneopt.passes.depth.study import Study
 from pruneopt.passes.depth.switches import Bypassed
 from pruneopt.passes.proof import prove
@@ -110,18 +111,21 @@ class Depth:
             return self._leave(blocks, later_heads(blocks, self.exit), context)
         if self.blocks is not None:
             return self._rewrite(blocks, self._named(blocks, context), context, {})
-        sets = [self.candidates(blocks, context, unit) for unit in self._units]
+        sets = self._sets(blocks, context)
         every = list({unit.name: unit for units in sets for unit in units}.values())
         study = Study(blocks, every, context, _batches(context, len(every)))
-        dropped, entry = self._best(study, sets)
+        wanted = Wanted(self.criterion or "greedy", self.ratio, self.drop, self.budgets, bool(self.fit))
+        dropped, entry = choose(study, sets, wanted)
         return self._rewrite(blocks, dropped, context, entry | _data(context))
 
-    @property
-    def _units(self) -> tuple[str, ...]:
+    def _sets(self, blocks: Blocks, context: Context) -> list[list[Block]]:
         """What to choose among: a budget takes sub-layers or whole layers, whichever does less damage."""
-        if self.unit is not None:
-            return (self.unit,)
-        return ("block", "layer") if self.budgets else ("layer",)
+        if self.unit or not self.budgets:
+            return [self.candidates(blocks, context, self.unit or "layer")]
+        sets = [self.candidates(blocks, context, "block")]
+        layers = [b for b in blocks.units("layer") if self._wants(b, blocks)]
+        free = [b for b in layers if not self._objection(b, blocks, context)]
+        return [*sets, free] if free else sets
 
     def candidates(self, blocks: Blocks, context: Context, unit: str = "layer") -> list[Block]:
         """The blocks that may go.
@@ -170,32 +174,6 @@ class Depth:
                 raise PruneoptError(f"depth: {name} cannot go: {objection}")
             found.append(known[name])
         return list(dict.fromkeys(found))
-
-    def _best(self, study: Study, sets: Sequence[list[Block]]) -> tuple[list[Block], dict[str, Any]]:
-        """The choice that does the least damage; where a budget can be met at all."""
-        found, errors = [], []
-        for units in sets:
-            try:
-                found.append(self._choose(study, units))
-            except PruneoptError as error:
-                errors.append(error)
-        if not found:
-            raise errors[0]
-        return min(found, key=lambda each: study.damage(each[0])) if len(found) > 1 else found[0]
-
-    def _choose(self, study: Study, units: Sequence[Block]) -> tuple[list[Block], dict[str, Any]]:
-        """The blocks to drop, and what the report says of the choice."""
-        name, costs = self.criterion or "greedy", Costs(study.blocks, bool(self.fit))
-        count = self.drop if self.ratio is None else round((1 - self.ratio) * len(units))
-        goal = Goal(count, self.budgets)
-        study.context.progress(f"score {len(units)} blocks ({name})")
-        if name == "greedy":
-            dropped, curve = greedy(units, study.damage, goal, costs)
-            steps = [{"block": block, "damage": damage} for block, damage in curve]
-            return dropped, {"criterion": name, "curve": steps}
-        scores = {u.name: study.once(name, find_criterion(name))[u.name] for u in units}
-        dropped = by_score(units, scores, goal, costs)
-        return dropped, {"criterion": name, "scores": scores}
 
     def _rewrite(
         self, blocks: Blocks, dropped: Sequence[Block], context: Context, entry: dict[str, Any]

@@ -138,6 +138,13 @@ def test_a_cache_goes_with_its_layer_only_when_allowed() -> None:
     assert prove(outcome.model, outcome.claim, context, 1e-5).max_rel_error <= 1e-5
 
 
+def test_where_caches_stay_a_budget_takes_what_makes_none() -> None:
+    blocks, context = known(residual.decoder_with_cache())
+    outcome = Depth(macs=0.8).run(blocks.analysis.model, context)
+    assert all(b["name"].endswith(".1") for b in outcome.entry["dropped"])
+    assert outcome.entry["curve"][-1]["macs"] <= 0.8
+
+
 def test_the_command_takes_a_changed_signature_only_from_depth() -> None:
     model = Model.from_proto(residual.decoder_with_cache())
     result = po.prune(model, passes="depth{drop=1, cache=true}, width{ratio=0.5}", timed=True)
