@@ -32,7 +32,7 @@ class Sparsify:
         sparsity: share of these weights that become zero; `n:m` patterns set it themselves, and where the
             allocation is measured less than that makes some weights sparse and leaves others.
         pattern: where zeros may stand: `unstructured`, blocks of outputs x inputs such as `16x1`, `2:4`, or `2:4x16`.
-        method: `magnitude`, `ria`, `wanda` or `sparsegpt`; by default `sparsegpt` with calibration data, else `ria`.
+        method: `magnitude`, `ria`, `wanda`, `sparsegpt` or `admm`; by default `admm` with calibration data, else `ria`.
         allocation: `uniform`, or `measured`: more zeros where calibration data says that they do less harm.
         only: glob pattern of weight, node or output names.
         samples: rows per layer to look at, at most; at least eight per feature.
@@ -75,7 +75,7 @@ class Sparsify:
             UsageError: the method needs calibration data, and there is none.
             PruneoptError: there is no weight to make sparse.
         """
-        name = self.method or ("sparsegpt" if context.calibration else "ria")
+        name = self.method or ("admm" if context.calibration else "ria")
         settings = Settings(find_method(name), parse_pattern(self.pattern), self.samples)
         if settings.method.data and not context.calibration:
             raise UsageError(f"sparsify: method {name} looks at activations; give --calib, or choose ria")
