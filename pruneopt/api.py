@@ -35,11 +35,11 @@ def load(path: str | Path) -> Model:
 
     Raises PruneoptError saying what is wrong; files that only unpickling could read are refused.
     """
-    from pruneopt.frontends import fx
+    from pruneopt.frontends import archive
     from pruneopt.model import Model
 
-    fx.refuse_pickle(path)
-    return fx.load_archive(path) if Path(path).suffix == fx.ARCHIVE else Model.load(path)
+    archive.refuse_pickle(path)
+    return archive.load_archive(path) if Path(path).suffix == archive.ARCHIVE else Model.load(path)
 
 
 def to_torch(model: Model, outputs: Sequence[str] | None = None, trainable: Sequence[str] = ()) -> Any:
@@ -126,8 +126,8 @@ def prune(
     given = parse_passes(passes) if isinstance(passes, str) else passes
     zeros = _zeros(sparsity, pattern)
     shares = {"macs": macs, "params": params, "bytes": bytes, "latency": latency, "memory": memory}
-    budgets = {name: share for name, share in shares.items() if share is not None}
-    if zeros and not budgets and tolerance is given is None:
+    budgets: dict[str, Any] = {name: share for name, share in shares.items() if share is not None}
+    if zeros and not budgets and tolerance is None and given is None:
         given = ()
     chosen = (*_passes(budgets, tolerance, given), *zeros)
     context = make_context(model, calib, keep, threads, seed, progress)
@@ -151,7 +151,7 @@ def _is_slower(before: Model, after: Model, context: Context, report: Report) ->
 
 
 def _passes(
-    budgets: Mapping[str, float], tolerance: float | None, passes: Sequence[Pass] | None
+    budgets: Mapping[str, Any], tolerance: float | None, passes: Sequence[Pass] | None
 ) -> Sequence[Pass]:
     from pruneopt.passes.repair import Repair
     from pruneopt.passes.tolerance import Tolerance

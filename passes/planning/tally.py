@@ -154,7 +154,7 @@ def _near_hull(sizes: Sequence[int], costs: Sequence[float]) -> list[int]:
     return [
         n
         for i, n in enumerate(sizes)
-        if i == 0 or (costs[i] - line[i] <= allowed[i] and costs[i] <= cheapest[i])
+        if i == 0 or (costs[i] - line[i] <= allowed[i] and costs[i] < cheapest[i - 1])
     ]
 
 
