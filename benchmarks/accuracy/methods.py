@@ -41,9 +41,9 @@ class Failed(Exception):
 def prune(task: Task, dense: Model, method: str, share: float | None, peers: str, cache: Path) -> Result:
     """The pruned model and its report, with `latency_ratio` and CPU `seconds`. Raises Failed."""
     begin = time.process_time()
+    if method in PEERS:
+        return _peer(task, dense, method, share or 1.0, peers, cache)
     try:
-        if method in PEERS:
-            return _peer(task, dense, method, share or 1.0, peers, cache)
         passes = None if share is None else OURS.get(method)
         if passes is not None:
             result = po.prune(
@@ -66,8 +66,11 @@ def _peer(task: Task, dense: Model, method: str, share: float, python: str, cach
         ran = run([*command, "--cache", str(cache)], LIMIT, {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
         if ran.code != 0 or not out.exists():
             raise Failed("time limit" if ran.code is None else ran.last_words or f"exit {ran.code}")
-        model = po.load(out)
-        return Result(model, _ratios(dense, model) | {"seconds": ran.cpu})
+        try:
+            model = po.load(out)
+            return Result(model, _ratios(dense, model) | {"seconds": ran.cpu})
+        except po.PruneoptError as error:
+            raise Failed(str(error)) from None
 
 
 def _ratios(dense: Model, model: Model) -> Report:
