@@ -331,3 +331,32 @@ def test_a_shape_read_inside_a_dropped_block_is_told_from_the_inputs() -> None:
     assert sum(n.op == "MatMul" for n in outcome.model.graph.nodes) == 3
     assert outcome.claim is not None
     assert prove(outcome.model, outcome.claim, context, 1e-5).max_rel_error <= 1e-5
+
+
+def test_a_body_that_reads_the_exit_reads_the_entry_then() -> None:
+    b = models.Builder()
+    x = b.node("MatMul", "x", b.weight(12, 8))
+    x = b.node("Add", x, b.node("MatMul", b.node("Relu", x), b.weight(8, 8)))
+    total = b.node("ReduceSum", x, keepdims=0)
+    bodies = {}
+    for branch, op in (("then_branch", "Neg"), ("else_branch", "Exp")):
+        end = onnx.helper.make_tensor_value_info(f"{op}_out", onnx.TensorProto.FLOAT, None)
+        node = onnx.helper.make_node(op, [x], [f"{op}_out"])
+        bodies[branch] = onnx.helper.make_graph([node], branch, [], [end])
+    b.node("If", b.node("Less", total, b.value(0.0, np.float32)), outputs=["y"], **bodies)
+    blocks, context = known(b.model({"x": ["n", 12]}, {"y": ["n", 8]}))
+    outcome = Depth(blocks="layer0").run(blocks.analysis.model, context)
+    assert outcome.claim is not None
+    assert prove(outcome.model, outcome.claim, context, 1e-5).max_rel_error <= 1e-5
+    assert sum(n.op == "MatMul" for n in outcome.model.graph.nodes) == 1
+
+
+def test_inspect_lists_blocks_with_their_shares() -> None:
+    found = po.inspect(Model.from_proto(residual.decoder_with_cache(2))).blocks()
+    assert [each["name"] for each in found] == [
+        *("layer0", "layer1"),
+        *("layer0.0", "layer0.1", "layer1.0", "layer1.1"),
+    ]
+    assert found[0]["outputs"] == ["present.0.key", "present.0.value"]
+    assert found[0]["macs"] == pytest.approx(found[2]["macs"] + found[3]["macs"])
+    assert 0.4 < found[0]["params"] < 0.5
