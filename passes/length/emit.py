@@ -11,6 +11,8 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
+from pruneopt.errors import PruneoptError
+from pruneopt.frontends.widen import has_halves
 from pruneopt.model import Model
 from pruneopt.passes.rewriting.names import Names
 
@@ -26,6 +28,7 @@ class Emit:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.opset = model.opset()
+        self.halves = has_halves(model)
         self.names = Names(model.graph)
         self._constants: dict[tuple[Any, ...], gs.Constant] = {}
 
@@ -101,6 +104,20 @@ class Emit:
     def cast(self, x: gs.Tensor, to: int) -> gs.Variable:
         """To another type."""
         return self.op("Cast", x, to=to)
+
+    def wide(self, x: gs.Tensor) -> gs.Tensor:
+        """In float32, where the model may be in half precision."""
+        return self.cast(x, FLOAT) if self.halves else x
+
+    def like(self, x: gs.Tensor, pattern: gs.Tensor) -> gs.Tensor:
+        """`x`, which is float32, in the type of `pattern`. Raises PruneoptError where the opset cannot say so."""
+        if not self.halves:
+            return x
+        if self.opset < 15:
+            raise PruneoptError(
+                f"length: half precision needs opset 15, this model has {self.opset}; convert it"
+            )
+        return self.op("CastLike", x, pattern)
 
     def mean(self, x: gs.Tensor, *axes: int) -> gs.Variable:
         """The mean over axes, which go."""

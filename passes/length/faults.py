@@ -15,8 +15,9 @@ LEAST_SAVING = 1e-2  # share of the multiply-accumulates that half of the tokens
 
 def faults(marked: Marked) -> dict[Site, Refusal]:
     """Sites behind which something holds on to the number of tokens, and what."""
-    found = {}
+    found: dict[Site, Refusal] = {}
     for group in marked.groups:
+        found |= {s: Refusal(s.tensor, "all tokens are needed again before it") for s in group.apart}
         reached = _reached(marked, group)
         lengths: dict[int, Site] = {}
         for gap in group.shorts():

@@ -93,14 +93,15 @@ class Filler:
         if self.plan.method == "static":
             return self._static(gap, level)
         emit = self.emit
-        x = emit.transpose(self._tensor(gap.source), site.dims)
+        cut = self._tensor(gap.source)
+        x = emit.wide(emit.transpose(cut, site.dims))
         if self.zero is None:
             self.zero = emit.op("Expand", [[[0]]], emit.join(emit.size(x, 0), [1, 1]))
         if not isinstance(tokens, int):
             tokens = emit.size(x, 1)
         step = self._merge if self.plan.method == "tome" else self._pick
         out, left = step(x, site, stage, tokens)
-        self._set(gap.hole, emit.transpose(out, [site.dims.index(i) for i in range(3)]))
+        self._set(gap.hole, emit.like(emit.transpose(out, [site.dims.index(i) for i in range(3)]), cut))
         return left if isinstance(left, int) else emit.size(out, 1)
 
     def _merge(self, x: gs.Tensor, site: Site, stage: Stage, tokens: Count) -> tuple[gs.Tensor, Count]:
@@ -147,7 +148,7 @@ class Filler:
     def _keys(self, site: Site) -> gs.Tensor:
         """The mean of the keys over heads, [B, T, d]; a product with a row of ones is faster than ReduceMean."""
         emit, attention = self.emit, site.attention
-        key = self._tensor_named(attention.key)
+        key = emit.wide(self._tensor_named(attention.key))
         axes = self.tokens.analysis.axes[attention.key]
         rank = len(axes)
         token = next(i for i, a in enumerate(axes) if same(a, attention.tokens))
@@ -182,7 +183,7 @@ class Filler:
         return self.emit.size(tensor, dim) if len(self.filled.decisions) or not axis.static else axis.size[0]
 
     def _received(self, site: Site, by_first: bool) -> gs.Tensor:
-        probabilities = self._tensor_named(site.attention.probabilities)
+        probabilities = self.emit.wide(self._tensor_named(site.attention.probabilities))
         return topk.attention_received(self.emit, probabilities, self.heads(site.attention, site), by_first)
 
     def _real(self, site: Site) -> gs.Tensor:
@@ -292,7 +293,8 @@ class Filler:
         for attention in over:
             softmax = self._maker(attention.probabilities)
             heads = heads_of(self.tokens, attention, self.group.sites[0])
-            softmax.inputs[0] = emit.op("Add", softmax.inputs[0], fitted(emit, log, heads))
+            scores = softmax.inputs[0]
+            softmax.inputs[0] = emit.op("Add", scores, emit.like(fitted(emit, log, heads), scores))
 
     def _maker(self, name: str) -> gs.Node:
         return self.tensors[name].inputs[0]

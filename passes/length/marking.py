@@ -46,12 +46,13 @@ class Gap:
 
 @dataclass(eq=False)
 class Group:
-    """Sites of one token axis, in order; `front` places stay where they are."""
+    """Sites of one token axis, in order; `front` places stay; all tokens are there again before those `apart`."""
 
     sites: list[Site]
     tokens: Axis
     gaps: list[Gap] = field(default_factory=list)
     front: int = 0
+    apart: list[Site] = field(default_factory=list)
 
     def shorts(self) -> list[Gap]:
         """The gaps of the sites, in order."""
@@ -122,6 +123,7 @@ class _Marking:
             if id(node) in sites[0].behind:
                 walk.visit(node)
         walk.ends()
+        group.apart = [s for level, s in enumerate(sites) if level and walk.short.get(s.tensor) != level]
         if group.of("back"):  # who reads all tokens may read the first for all of them
             group.front = max(group.front, 1)
         return group
@@ -171,13 +173,15 @@ class _Walk:
                 for slot in short:
                     self._back(node, twin, slot)
                 return
+        fewer = bool(short)
         for slot, tensor in enumerate(node.inputs):
             if tensor.name in self.cuts:
                 self._redirect_cut(node, twin, slot)
             elif (id(node), slot) in self.along and level:
                 dims = self.along[id(node), slot]
                 twin.inputs[slot] = self.marking.gap(self.group, "along", twin.inputs[slot], level, dims)
-        for out in node.outputs:
+                fewer = True
+        for out in node.outputs if fewer else ():
             if any(meets(a, self.group.tokens) for a in self.tokens.analysis.axes.get(out.name, [])):
                 self.short[out.name] = level
 

@@ -7,6 +7,7 @@ from math import sqrt
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from pruneopt.frontends.widen import has_halves
 from pruneopt.model import Model
 from pruneopt.passes.base import Context
 from pruneopt.passes.length.emit import Emit, order
@@ -21,7 +22,7 @@ def opened(model: Model, context: Context) -> Model:
     no scores among its outputs; others stay.
     """
     shapes = context.observation(model).shapes
-    if not any(_is_plain(node, shapes) for node in model.graph.nodes):
+    if has_halves(model) or not any(_is_plain(node, shapes) for node in model.graph.nodes):
         return model
     copy = model.copy()
     emit = Emit(copy)

@@ -133,8 +133,8 @@ class _Group:
     def _mix(self, name: str, dims: tuple[int, int, int], weights: Array) -> None:
         emit, cut = self.emit, self.tensors[name]
         readers = list(cut.outputs)
-        mixed = emit.op("MatMul", weights.astype(np.float32), emit.transpose(cut, dims))
-        mixed = emit.transpose(mixed, [dims.index(i) for i in range(3)])
+        mixed = emit.op("MatMul", weights.astype(np.float32), emit.wide(emit.transpose(cut, dims)))
+        mixed = emit.like(emit.transpose(mixed, [dims.index(i) for i in range(3)]), cut)
         for node in readers:
             for slot, tensor in enumerate(node.inputs):
                 if tensor is cut:
@@ -142,15 +142,16 @@ class _Group:
 
     def _biases(self, level: int, state: _State) -> None:
         group = self.filled.group
-        bias = np.full(state.where.shape, NEVER)
+        never = np.full(state.where.shape, NEVER)
         logs = np.log(state.sizes) if self.filled.plan.method == "tome" else np.zeros(state.sizes.shape)
-        np.put_along_axis(bias, state.spots, logs, axis=1)
-        row = self.emit.tensor(bias.astype(np.float32)[..., None])
+        np.put_along_axis(never, state.spots, logs, axis=1)
+        row = self.emit.tensor(never.astype(np.float32)[..., None])
         for attention in self.tokens.attentions:
             if same(attention.tokens, group.tokens) and group.level(attention.softmax) == level:
                 softmax = self.nodes[id(attention.softmax)]
                 heads = heads_of(self.tokens, attention, group.sites[0])
-                softmax.inputs[0] = self.emit.op("Add", softmax.inputs[0], fitted(self.emit, row, heads))
+                scores, bias = softmax.inputs[0], fitted(self.emit, row, heads)
+                softmax.inputs[0] = self.emit.op("Add", scores, self.emit.like(bias, scores))
 
     def _level_out(self, state: _State | None) -> None:
         """Where all tokens come back, each is what the one that stands for it is."""

@@ -82,7 +82,9 @@ def matrix(decisions: dict[str, Array], tokens: int) -> tuple[Array, Array]:
     """What a stage does, in numbers: (weights [B, K + 1, T], places [B, K + 1])."""
     kept, shares = decisions["kept"][..., 0].astype(int), decisions["weights"][..., 0]
     batch, count = kept.shape
-    chief = decisions["places"][:, -1, :].astype(int) if "places" in decisions else shares.argmax(1)[:, None]
+    raised = shares + 1.0
+    np.put_along_axis(raised, kept, 0, axis=1)
+    chief = decisions["places"][:, -1].astype(int) if "places" in decisions else raised.argmax(1)[:, None]
     weights = np.zeros((batch, count + 1, tokens))
     weights[np.arange(batch)[:, None], np.arange(count)[None], kept] = 1
     weights[:, count] = shares

@@ -185,7 +185,7 @@ class Tokens:
 
     def site(self, attention: Attention) -> Site | Refusal:
         """The first cut behind an attention, or why there is none."""
-        stream = self.values_before(attention) | self._made_between(attention)
+        stream = self.data(attention)
         why = "no tensor behind it has the tokens as one of three dimensions"
         tried = 0
         for node in self._in_order(self.behind(attention.product.outputs[0].name)):
@@ -286,10 +286,23 @@ class Tokens:
                 )
         return found
 
-    def _made_between(self, attention: Attention) -> set[str]:
-        """Names of what is made of the scores."""
-        behind = self.behind(attention.scores)
-        return {t.name for node in self._in_order(behind) for t in node.outputs}
+    def data(self, attention: Attention) -> set[str]:
+        """Names of what carries data: tokens with channels that become values, and whatever depends on them."""
+        wide = [n for n in self.values_before(attention) if self._is_wide(n)]
+        found = {
+            *wide,
+            *(t.name for node in self._in_order(self.behind(attention.scores)) for t in node.outputs),
+        }
+        waiting = list(wide)
+        while waiting:
+            for node in self.readers.get(waiting.pop(), []):
+                if node.op not in ("Shape", "Size"):
+                    waiting += [t.name for t in node.outputs if t.name not in found]
+                    found.update(t.name for t in node.outputs)
+        return found
+
+    def _is_wide(self, name: str) -> bool:
+        return sum(max(a.size) > 1 for a in self.analysis.axes.get(name, [])) > 2
 
     def _in_order(self, ids: Collection[int]) -> Iterator[gs.Node]:
         return iter(sorted((self.nodes[self.order[i]] for i in ids), key=lambda n: self.order[id(n)]))
