@@ -10,10 +10,8 @@ import contextlib
 import io
 import logging
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -24,8 +22,6 @@ from pruneopt.frontends import extras
 from pruneopt.frontends import onnx as frontend
 from pruneopt.model import Model, constants
 
-ARCHIVE = ".pt2"
-PICKLES = {".pt", ".pth", ".bin", ".ckpt", ".pkl"}
 KIND = "torch.kind"  # metadata of a tensor: whether it was a parameter or a buffer of the module
 SIZES = {"Shape", "Size"}
 METADATA_SINCE = 10  # IR version from which on tensors have metadata
@@ -46,7 +42,7 @@ def from_module(
         UsageError: example inputs are missing.
         PruneoptError: PyTorch or onnxscript is not installed, or the exporter cannot export the module.
     """
-    torch = _torch()
+    torch = require_exporter()
     if isinstance(module, torch.export.ExportedProgram):
         return _model(_exported(module, (), {}, None, opset), _names_of_program(module))
     if not isinstance(module, torch.nn.Module):
@@ -63,34 +59,8 @@ def from_module(
     return _model(proto, _names_of_module(module))
 
 
-def load_archive(path: str | Path) -> Model:
-    """The model in a `torch.export` archive (.pt2). Raises PruneoptError where it is none, or cannot be exported."""
-    path = Path(path)
-    torch = _torch()
-    if not path.is_file():
-        raise PruneoptError(f"{path} does not exist: check the path")
-    if not zipfile.is_zipfile(path):
-        raise PruneoptError(f"{path} is not a torch.export archive: write one with torch.export.save")
-    with _quiet():
-        try:
-            program = torch.export.load(str(path))
-        except Exception as error:  # whatever the format's reader raises
-            raise PruneoptError(f"{path} cannot be read as a torch.export archive: {_first(error)}") from None
-    model = from_module(program)
-    model.path = path
-    return model
-
-
-def refuse_pickle(path: str | Path) -> None:
-    """Raises PruneoptError for files that only unpickling could read: that runs any code that is in them."""
-    if Path(path).suffix in PICKLES:
-        raise PruneoptError(
-            f"{path} may hold a pickle, which runs code when it is read: export the module with "
-            "torch.export.save(torch.export.export(module, inputs), 'model.pt2') or to ONNX, and give that"
-        )
-
-
-def _torch() -> Any:
+def require_exporter() -> Any:
+    """The module `torch`. Raises PruneoptError where it or onnxscript is not installed."""
     try:
         import onnxscript  # noqa: F401
         import torch
@@ -120,7 +90,7 @@ def _evaluating(module: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporter's progress and warnings, which users cannot act on."""
     known = logging.getLogger("torch"), logging.getLogger("onnxscript"), logging.getLogger("onnx_ir")
     levels = [logger.level for logger in known]
@@ -138,8 +108,8 @@ def _quiet() -> Iterator[None]:
 def _exported(
     module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any, opset: int | None
 ) -> onnx.ModelProto:
-    torch = _torch()
-    with _quiet():
+    torch = require_exporter()
+    with quiet():
         try:
             program = torch.onnx.export(
                 module, args, kwargs=kwargs or None, dynamo=True, optimize=False, verbose=False,
@@ -147,11 +117,11 @@ def _exported(
             )  # fmt: skip
             proto: onnx.ModelProto = program.model_proto
         except Exception as error:  # PyTorch raises whatever its layers raise
-            raise PruneoptError(f"PyTorch could not export the module: {_first(error)}") from error
+            raise PruneoptError(f"PyTorch could not export the module: {first_line(error)}") from error
     return proto
 
 
-def _first(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first telling line of the innermost error."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +130,37 @@ def test_what_is_no_archive_is_said_so(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, tmp_path / "b.pt2")  # a zip file, but with a pickle in it
     with pytest.raises(PruneoptError, match=r"cannot be read as a torch\.export archive"):
         po.load(tmp_path / "b.pt2")
+
+
+class Evil:
+    """What a pickle can do: it writes a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("where", ["weight", "constant"])
+def test_pickles_in_archives_are_not_read(tmp_path: Path, where: str) -> None:
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+    torch.export.save(program, tmp_path / "good.pt2")
+    pickled = pickle.dumps(Evil(tmp_path / "ran"))
+    with zipfile.ZipFile(tmp_path / "good.pt2") as good, zipfile.ZipFile(tmp_path / "bad.pt2", "w") as bad:
+        for name in good.namelist():
+            data = good.read(name)
+            if name.endswith("weights_config.json" if where == "weight" else "constants_config.json"):
+                config = json.loads(data)
+                entry = {"path_name": "weight_0" if where == "weight" else "opaque_obj_0", "is_param": False}
+                config["config"] |= {"weight": entry | {"use_pickle": True, "tensor_meta": None}}
+                data = json.dumps(config).encode()
+            bad.writestr(name, pickled if name.endswith("weights/weight_0") else data)
+        if where == "constant":
+            bad.writestr(f"{good.namelist()[0].split('/')[0]}/data/constants/opaque_obj_0", pickled)
+    with pytest.raises(PruneoptError, match=r"bad\.pt2"):
+        po.load(tmp_path / "bad.pt2")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_requests_that_make_no_sense() -> None:
