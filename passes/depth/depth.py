@@ -19,6 +19,7 @@ from pruneopt.passes.depth.exits import Gated, gated, later_heads
 from pruneopt.passes.depth.judge import Judge
 from pruneopt.passes.depth.laco import merge_layers
 from pruneopt.passes.depth.linear import fit_maps
+from pruneopt.passes.depth.order import reorder_layers
 from pruneopt.passes.depth.select import Costs
 from pruneopt.passes.depth.study import Study
 from pruneopt.passes.depth.switches import Bypassed
@@ -48,6 +49,7 @@ class Depth:
         fit: `linear` puts a linear map in the place of dropped blocks where that helps (needs calibration data).
         exit: name of an output that answers for later ones of its size: an early exit.
         entropy: only where the exit is sure; the threshold on its entropy, as a share of the largest possible.
+        reorder: neighbouring layers of one build change places where that helps.
         merge: add what dropped layers have over the layer before them to its weights, where that helps (LaCo).
     """
 
@@ -63,6 +65,7 @@ class Depth:
     only: str = "*"
     fit: str | None = None
     merge: bool = False
+    reorder: bool = False
     exit: str | None = None
     entropy: float | None = None
 
@@ -79,8 +82,8 @@ class Depth:
             raise UsageError(f"depth: there is no unit '{self.unit}'; choose layer or block")
         if self.fit not in (None, "linear"):
             raise UsageError(f"depth: there is no fit '{self.fit}'; choose linear")
-        if self.fit and self.merge:
-            raise UsageError("depth: choose fit or merge; each makes up for the same blocks")
+        if bool(self.fit) + self.merge + self.reorder > 1:
+            raise UsageError("depth: choose fit, merge or reorder; each makes up for the same blocks")
         if self.entropy is not None and (self.exit is None or not 0 < self.entropy <= 1):
             raise UsageError(
                 "depth: entropy is a share in (0, 1] and needs exit, the output that it is taken of"
@@ -102,10 +105,10 @@ class Depth:
 
         Raises:
             PruneoptError: nothing can be removed, or not as much as was asked for.
-            UsageError: `fit` or `merge` without calibration data.
+            UsageError: `fit`, `merge` or `reorder` without calibration data.
         """
-        if (self.fit or self.merge) and not context.calibration:
-            raise UsageError("depth: fit and merge need real inputs; give --calib")
+        if self._way and not context.calibration:
+            raise UsageError(f"depth: {self._way} needs real inputs; give --calib")
         blocks = Blocks(analyse(model, context.observation(model)))
         if self.exit is not None:
             return self._leave(blocks, later_heads(blocks, self.exit), context)
@@ -188,7 +191,7 @@ class Depth:
         if not dropped:
             return Outcome(model, entry)
         amends = self._amends(blocks, dropped, context)
-        entry |= {"mapped": list(amends.maps), "merged": _owners(blocks, amends)}
+        entry |= {"mapped": list(amends.maps), "changed": _owners(blocks, amends)}
         small = bypass(blocks, dropped, amends)
         ends = _gone(model, small)
         context.dropped.update(ends)
@@ -207,12 +210,19 @@ class Depth:
 
     def _amends(self, blocks: Blocks, dropped: Sequence[Block], context: Context) -> Amends:
         """What makes up for the dropped blocks."""
-        if not self.fit and not self.merge:
+        if not self._way:
             return Amends()
-        context.progress("fit" if self.fit else "merge")
+        context.progress(self._way)
         fit, held = hold_out(split_batches(context.calibration))
         judge = Judge(blocks, dropped, context, held)
-        return fit_maps(blocks, dropped, judge, fit) if self.fit else merge_layers(blocks, dropped, judge)
+        if self.fit:
+            return fit_maps(blocks, dropped, judge, fit)
+        return (merge_layers if self.merge else reorder_layers)(blocks, dropped, judge)
+
+    @property
+    def _way(self) -> str:
+        """What makes up for dropped blocks, if anything."""
+        return next((name for name in ("fit", "merge", "reorder") if getattr(self, name)), "")
 
 
 def _owners(blocks: Blocks, amends: Amends) -> list[str]:

@@ -21,12 +21,15 @@ from pruneopt.frontends.dimensions import Feeds
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Pipeline
 from pruneopt.passes.depth import Depth
-from pruneopt.passes.depth.bypass import bypass
+from pruneopt.passes.depth.bypass import Amends, bypass
 from pruneopt.passes.depth.candidates import candidates
+from pruneopt.passes.depth.judge import Judge
 from pruneopt.passes.depth.laco import match, merged
+from pruneopt.passes.depth.order import exchanged, neighbours, reorder_layers
 from pruneopt.passes.depth.switches import Bypassed
 from pruneopt.passes.proof import distance, prove
 from pruneopt.passes.spec import parse_passes, show_pass
+from pruneopt.passes.statistics.damage import outputs
 from tests import models, residual
 
 
@@ -210,6 +213,31 @@ def test_layers_of_one_build_are_matched_and_merged() -> None:
         c = nodes[match(blocks, first, third)[place, slot][0]].inputs[slot]
         np.testing.assert_allclose(value, b.values + c.values - a.values, atol=1e-6)
     outcome = Depth(blocks="layer1+layer2", merge=True).run(blocks.analysis.model, context)
+    assert outcome.claim is not None
+    assert prove(outcome.model, outcome.claim, context, 1e-5).max_rel_error <= 1e-5
+
+
+def test_layers_change_places_by_their_weights() -> None:
+    """Two layers exchanged in the file are found and put back; nothing else helps."""
+    proto = residual.network("pre", 3)
+    blocks, _ = known(proto)
+    swapped = exchanged(blocks, blocks.layers[1], blocks.layers[2], {})
+    model = blocks.analysis.model.copy()
+    Amends(weights=swapped).put_weights(model)
+    context = make_context(model, batches())
+    wrong = Blocks(analyse(model, context.observation(model)))
+    assert [(a.name, b.name) for a, b in neighbours(wrong, [wrong.layers[1]])] == [("layer0", "layer2")]
+    judge = Judge(wrong, [], context, context.calibration)
+    judge._dense = outputs(Model.from_proto(proto), context, context.calibration)
+    found = reorder_layers(wrong, [], judge)
+    assert judge.damage(found) < 1e-9 < judge.damage(Amends())
+    for place, value in found.weights.items():
+        np.testing.assert_array_equal(value, blocks.flow.nodes[place[0]].inputs[place[1]].values)
+
+
+def test_reordering_is_proved() -> None:
+    blocks, context = known(residual.network("pre", 4), batches())
+    outcome = Depth(blocks="layer1", reorder=True).run(blocks.analysis.model, context)
     assert outcome.claim is not None
     assert prove(outcome.model, outcome.claim, context, 1e-5).max_rel_error <= 1e-5
 
