@@ -36,7 +36,8 @@ SETTLED = 0.9  # the same for what was timed again
 LONG = 0.8  # milliseconds; shorter kernels run undisturbed at least once
 ALONE = 0.02  # seconds that a kernel is timed alone
 COMPARED = 2.0  # seconds that a smaller version and the original are timed in turns
-PULL = (0.5, 2.0)  # powers of the uniform share, at least and at most
+PULL = 0.75  # how strongly groups that take more of the time than of the products give more of their width
+PULLS = (0.4, 2.5)  # powers of the uniform share, at least and at most
 
 
 class Stopwatch:
@@ -156,7 +157,7 @@ class Stopwatch:
         for group in self.groups:
             time, work = (_saving(tally, group) for tally in tallies)
             if time > 0 and work > 0:
-                found[group.atom] = float(np.clip(np.sqrt(time / work), *PULL))
+                found[group.atom] = float(np.clip((time / work) ** PULL, *PULLS))
         return found
 
 

@@ -164,6 +164,36 @@ def test_statistics_are_gathered_once_for_all_rounds(monkeypatch: pytest.MonkeyP
     )
 
 
+@pytest.mark.parametrize(("ratios", "kept"), [((1.2, 1.2), True), ((1.2, 0.9), False), ((0.9,), False)])
+def test_nothing_slower_than_the_input_is_given(
+    monkeypatch: pytest.MonkeyPatch, ratios: tuple[float, ...], kept: bool
+) -> None:
+    """A second measurement decides, so that noise does not."""
+    model = models.loaded(idle_neurons())
+    found = iter(ratios)
+    monkeypatch.setattr(
+        OnnxRuntime, "compare", lambda *a, **k: (Timing(1.0, 1.0, 0.0), Timing(1.0, next(found), 0.0))
+    )
+    result = api.prune(model)
+    assert ("kept_input" in result.report) == kept
+    assert (result.report["output"]["macs"] == result.report["input"]["macs"]) == kept
+    assert (result.model is model) == kept
+
+
+def idle_neurons() -> Any:
+    """Neurons that nothing reads: free to remove."""
+    b = models.Builder()
+    second = b.rng.standard_normal((32, 4)).astype(np.float32)
+    second[8:] = 0
+    b.node(
+        "MatMul",
+        b.node("Relu", b.node("MatMul", "x", b.weight(16, 32))),
+        b.value(second, np.float32),
+        outputs=["y"],
+    )
+    return b.model({"x": ["n", 16]}, {"y": ["n", 4]})
+
+
 # --- the formula ------------------------------------------------------------------------------------
 
 
