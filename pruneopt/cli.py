@@ -14,6 +14,7 @@ import click
 
 from pruneopt import api
 from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.tune_command import tune
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +44,7 @@ def cli() -> None:
     pruneopt model.onnx -o out.onnx --macs 0.5    halve the multiply-accumulates
     pruneopt inspect model.onnx                   what can be removed, and why the rest cannot
     pruneopt compare model.onnx out.onnx          size, cost, latency, fidelity
+    pruneopt tune sparse.onnx -o out.onnx         kernels that make sparse weights fast
     """
 
 
@@ -88,14 +90,18 @@ MODEL = click.argument("model", metavar="MODEL")
 )
 @click.option("--sparsity", type=float, metavar="S", help="Share of the weights that become zero.")
 @click.option(
-    "--pattern", metavar="P", help="Where zeros may stand: unstructured, 16x1 (outputs x inputs), 2:4, 2:4x16."
+    "--pattern",
+    metavar="P",
+    help="Where zeros may stand: unstructured, 16x1 (outputs x inputs), 2:4, 2:4x16.",
 )
 @click.option("--passes", metavar="SPEC", help="Passes to run instead, e.g. 'width{ratio=0.5,coupled=true}'.")
 @CALIB
 @KEEP
 @THREADS
 @SEED
-@click.option("--report", metavar="FILE.html|FILE.json", help="Also write the report there, to read or as data.")
+@click.option(
+    "--report", metavar="FILE.html|FILE.json", help="Also write the report there, to read or as data."
+)
 @JSON
 @click.option("-q", "--quiet", is_flag=True, help="No table, no progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Progress as lines, and every group.")
@@ -285,6 +291,9 @@ class _Progress:
         if self.verbose:
             self.console.print(text, highlight=False)
         self.status.update(text)
+
+
+cli.add_command(tune)
 
 
 def main(args: list[str] | None = None) -> int:

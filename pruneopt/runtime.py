@@ -34,7 +34,9 @@ def session(model: str | Path, options: Any = None, library: str | Path | None =
     options = options or onnxruntime.SessionOptions()
     other.setdefault("providers", ["CPUExecutionProvider"])
     if not path.exists():
-        raise PruneoptError(f"{path} is missing: it holds the sparse kernels of {model}; `pruneopt tune` writes both")
+        raise PruneoptError(
+            f"{path} is missing: it holds the sparse kernels of {model}; `pruneopt tune` writes both"
+        )
     try:
         options.register_custom_ops_library(str(path.resolve()))  # else the system's folders are searched
         return onnxruntime.InferenceSession(str(model), options, **other)

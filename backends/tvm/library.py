@@ -35,7 +35,9 @@ def build(plans: Sequence[Plan], target: Target, threads: int, path: Path) -> No
         (here / "exports").write_text(EXPORTS)
         made = here / "made.so"
         exports = f"-Wl,--version-script={here / 'exports'}"
-        link(command, [str(SHIM), str(here / "kernels.o"), "-I", folder, "-o", str(made), exports, "-lpthread"])
+        link(
+            command, [str(SHIM), str(here / "kernels.o"), "-I", folder, "-o", str(made), exports, "-lpthread"]
+        )
         partial = path.with_name(f".{path.name}.part")
         shutil.copyfile(made, partial)
         partial.replace(path)
@@ -76,10 +78,17 @@ def header(plans: Sequence[Plan], target: Target, threads: int) -> str:
     """The tables that the shim is compiled with."""
     lines = [f"int __tvm_ffi_{plan.name}(void *, const Any *, int32_t, Any *);" for plan in plans]
     lines += ["static const Entry KERNELS[] = {", *map(_entry, plans), "};"]
-    lines += [f"enum {{ ENTRIES = {len(plans)}, THREADS = {threads} }};", f'#define LIBRARY_VERSION "{VERSION}"']
-    features = [f'{{"{name}", {leaf}, {sub}, \'{reg}\', {bit}}},' for name, (leaf, sub, reg, bit) in target.cpuid()]
+    lines += [
+        f"enum {{ ENTRIES = {len(plans)}, THREADS = {threads} }};",
+        f'#define LIBRARY_VERSION "{VERSION}"',
+    ]
+    features = [
+        f"{{\"{name}\", {leaf}, {sub}, '{reg}', {bit}}}," for name, (leaf, sub, reg, bit) in target.cpuid()
+    ]
     lines += ["#if defined(__x86_64__) || defined(__i386__)"]
-    lines += ["static const struct { const char *name; uint32_t leaf, subleaf; char reg; int bit; } FEATURES[] = {"]
+    lines += [
+        "static const struct { const char *name; uint32_t leaf, subleaf; char reg; int bit; } FEATURES[] = {"
+    ]
     return "\n".join([*lines, *features, "{NULL, 0, 0, 0, 0}};", "#endif", ""])
 
 

@@ -1,6 +1,6 @@
 """Puts kernels into a graph: one SparseLinear node, with its packed non-zeros as initializers, for each layer.
 
-    y = pruneopt::SparseLinear <kernel = "sparse_..."> (x, values, offsets, starts, bias)
+y = pruneopt::SparseLinear <kernel = "sparse_..."> (x, values, offsets, starts, bias)
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def rewrite(model: Model, chosen: Mapping[str, tuple[Site, Plan]]) -> Model:
         y = tensors[name]
         replaced = {id(makers[node.outputs[0].name]) for node in site.fused}
         x = first.inputs[0]
-        node = gs.Node(OP, _name(first.name or name), {"kernel": plan.name}, [x, *_arrays(name, site, plan)], domain=DOMAIN)
+        inputs = [x, *_arrays(name, site, plan)]
+        node = gs.Node(OP, f"{first.name or name}/sparse", {"kernel": plan.name}, inputs, domain=DOMAIN)
         place = max(i for i, each in enumerate(new.graph.nodes) if id(each) in replaced)
         new.graph.nodes.insert(place, node)
         for old in [each for each in new.graph.nodes if id(each) in replaced]:
@@ -46,11 +47,12 @@ def rewrite(model: Model, chosen: Mapping[str, tuple[Site, Plan]]) -> Model:
     return new
 
 
-def _name(old: str) -> str:
-    return f"{old}/sparse"
-
-
 def _arrays(name: str, site: Site, plan: Plan) -> list[gs.Constant]:
     packed = pack(site.weight, site.bias, site.layer, plan.schedule, plan.places())
-    arrays = {"values": packed.values, "offsets": packed.offsets, "starts": packed.starts, "bias": packed.bias}
+    arrays = {
+        "values": packed.values,
+        "offsets": packed.offsets,
+        "starts": packed.starts,
+        "bias": packed.bias,
+    }
     return [gs.Constant(f"{name}/{kind}", np.ascontiguousarray(array)) for kind, array in arrays.items()]

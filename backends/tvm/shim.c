@@ -8,8 +8,8 @@
  * version that it was written for.
  *
  * TVM's FFI (tvm_ffi/c_api.h): a kernel is int f(void *self, const TVMFFIAny *args, int32_t count, TVMFFIAny
- * *result), 0 for success; arguments are integers (type 1) or pointers to DLTensors (type 7). It reports what is
- * wrong with its arguments through TVMFFIErrorSetRaisedFromCStrParts, which is defined here.
+ * *result), 0 for success; arguments are integers (type 1) or bare pointers (type 4). It reports what is wrong
+ * with its arguments through TVMFFIErrorSetRaisedFromCStrParts, which is defined here.
  *
  * kernels.h, written for each library, holds the table KERNELS, the version, and the processor features.
  */
@@ -23,15 +23,10 @@
 
 /* ---- TVM ---- */
 
-typedef struct { int32_t type; int32_t device; } Device;
-typedef struct { uint8_t code, bits; uint16_t lanes; } DataType;
-typedef struct {
-  void *data; Device device; int32_t dimensions; DataType type; int64_t *shape; int64_t *strides; uint64_t offset;
-} Tensor; /* DLTensor */
 typedef struct { int32_t type; uint32_t zero; union { int64_t integer; void *pointer; } value; } Any; /* TVMFFIAny */
 typedef int (*Kernel)(void *self, const Any *arguments, int32_t count, Any *result);
 
-enum { ANY_INTEGER = 1, ANY_TENSOR = 7, CPU = 1, DL_INT = 0, DL_UINT = 1, DL_FLOAT = 2 };
+enum { ANY_INTEGER = 1, ANY_POINTER = 4 };
 
 typedef struct {
   const char *name;
@@ -145,10 +140,6 @@ typedef struct {
   char message[512];
 } Run;
 
-static void describe(Tensor *tensor, void *data, int64_t *length, int code, int bits) {
-  *tensor = (Tensor){data, {CPU, 0}, 1, {(uint8_t)code, (uint8_t)bits, 1}, length, NULL, 0};
-}
-
 static void fail(Run *run, const char *message) {
   if (!__atomic_exchange_n(&run->failed, 1, __ATOMIC_SEQ_CST)) snprintf(run->message, sizeof run->message, "%s", message);
 }
@@ -157,17 +148,13 @@ static void fail(Run *run, const char *message) {
 static void work(void *data, size_t task) {
   Run *run = data;
   const Entry *entry = run->entry;
-  int64_t floats = entry->scratch, first = (int64_t)task * run->units / run->tasks;
+  int64_t first = (int64_t)task * run->units / run->tasks;
   int64_t last = ((int64_t)task + 1) * run->units / run->tasks;
-  Scratch *own = scratch(floats);
+  Scratch *own = scratch(entry->scratch);
   if (!own) { fail(run, "out of memory"); return; }
-  Tensor tensors[7];
   Any arguments[11], result = {0, 0, {0}};
-  for (int i = 0; i < 6; i++)
-    describe(&tensors[i], run->data[i], &run->length[i], i == 2 ? (entry->offset_bits == 16 ? DL_UINT : DL_INT) : i == 3 ? DL_INT : DL_FLOAT,
-             i == 2 ? entry->offset_bits : 32);
-  describe(&tensors[6], own->data, &floats, DL_FLOAT, 32);
-  for (int i = 0; i < 7; i++) arguments[i] = (Any){ANY_TENSOR, 0, {.pointer = &tensors[i]}};
+  for (int i = 0; i < 6; i++) arguments[i] = (Any){ANY_POINTER, 0, {.pointer = run->data[i]}};
+  arguments[6] = (Any){ANY_POINTER, 0, {.pointer = own->data}};
   int64_t numbers[4] = {run->n, run->parts, first, last};
   for (int i = 0; i < 4; i++) arguments[7 + i] = (Any){ANY_INTEGER, 0, {.integer = numbers[i]}};
   said[0] = 0;

@@ -86,7 +86,9 @@ def _gemm(node: gs.Node, array: Floats, sizes: Sizes) -> Site:
     attrs = node.attrs
     if attrs.get("transA", 0):
         raise Left("its input is transposed")
-    weight = np.ascontiguousarray(array if attrs.get("transB", 0) else array.T) * np.float32(attrs.get("alpha", 1.0))
+    weight = np.ascontiguousarray(array if attrs.get("transB", 0) else array.T) * np.float32(
+        attrs.get("alpha", 1.0)
+    )
     bias = None
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         bias = _vector(node.inputs[2], len(weight), 1)
@@ -133,7 +135,9 @@ def _conv(node: gs.Node, array: Floats, sizes: Sizes) -> Site:
     return Site(node, layer, weight, bias, x, y, [node], tuple(int(shape[0]) for shape in before))
 
 
-def _padding(node: gs.Node, size: Sequence[int], out: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
+def _padding(
+    node: gs.Node, size: Sequence[int], out: Sequence[int], kernel: Sequence[int]
+) -> tuple[int, int]:
     """Padding at the top and on the left; what is at the other ends follows from the sizes."""
     auto = node.attrs.get("auto_pad", "NOTSET")
     if auto in ("NOTSET", b"NOTSET", ""):
@@ -166,7 +170,11 @@ def _fuse(site: Site, graph: gs.Graph) -> None:
     """Takes the addition of a bias, and an activation, into the site."""
     follower = _only_consumer(site.y, graph)
     if follower is not None and follower.op == "Add" and site.layer.image is None and site.bias is None:
-        other = next(t for t in follower.inputs if t is not site.y) if len(set(map(id, follower.inputs))) == 2 else None
+        other = (
+            next(t for t in follower.inputs if t is not site.y)
+            if len(set(map(id, follower.inputs))) == 2
+            else None
+        )
         bias = _vector(other, site.layer.outputs, 1)
         if bias is not None:
             site.bias = bias

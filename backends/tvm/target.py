@@ -77,7 +77,9 @@ def _listed(value: Any) -> Any:
 def require_tvm() -> None:
     """Raises PruneoptError where TVM is not installed."""
     if importlib.util.find_spec("tvm") is None:
-        raise PruneoptError("sparse kernels are compiled by TVM, which is not installed: pip install 'pruneopt[tvm]'")
+        raise PruneoptError(
+            "sparse kernels are compiled by TVM, which is not installed: pip install 'pruneopt[tvm]'"
+        )
 
 
 def parse(text: str) -> Target:
@@ -100,7 +102,9 @@ def parse(text: str) -> Target:
         made = Target(kind, given, frozenset(), 4, host).tvm()
         features = frozenset(map(str, codegen.llvm_get_cpu_features(made)))
     except Exception as error:  # TVM raises its own classes for each of the ways a target can be wrong
-        raise UsageError(f"TVM does not know the target '{text}': {' '.join(str(error).split())[:200]}") from error
+        raise UsageError(
+            f"TVM does not know the target '{text}': {' '.join(str(error).split())[:200]}"
+        ) from error
     lanes = 16 if "avx512f" in features else 8 if "avx" in features else 4
     return Target(kind, given, features, lanes, host)
 
@@ -123,4 +127,6 @@ def _unsupported(kind: str) -> str:
 
     if kind == "cuda" and tvm.get_global_func("target.build.cuda", allow_missing=True) is None:
         return "this build of TVM cannot compile for cuda: sparse kernels run on processors (llvm) only"
-    return f"there are no sparse kernels for '{kind}' targets: the templates are written for processors (llvm)"
+    return (
+        f"there are no sparse kernels for '{kind}' targets: the templates are written for processors (llvm)"
+    )

@@ -46,30 +46,40 @@ class Frame:
         return builder().Cast("int32", self.offsets[entry])
 
 
-def kernel(name: str, lanes: int, offsets: str, body: Callable[[Frame], None]) -> Any:
-    """A TVM function whose body is what `body` emits; `offsets` is the type of the argument of that name."""
+def kernel(name: str, lanes: int, offsets: str, body: Callable[[Frame], None], tensors: bool = False) -> Any:
+    """A TVM function whose body is what `body` emits; `offsets` is the type of the argument of that name.
+
+    Its arrays are bare pointers, or `tensors` that TVM checks at each call: checks that take a second to compile,
+    but the only kind that can be passed to another machine.
+    """
     from tvm.script.ir_builder import IRBuilder
 
     T = builder()
     types = {"offsets": offsets, "starts": "int32"}
-    with IRBuilder() as made:
-        with T.prim_func():
-            T.func_name(name)
-            T.func_attr({"global_symbol": name, "tirx.noalias": True})
-            handles = [T.arg(each, T.handle()) for each in ARGUMENTS]
-            scalars = [T.arg(each, T.int32()) for each in ("n", "parts", "first", "last")]
-            arrays = [
-                _array(handle, types.get(each, "float32"))
-                for each, handle in zip(ARGUMENTS, handles, strict=True)
-            ]
-            body(Frame(lanes, *arrays, *scalars))
+    with IRBuilder() as made, T.prim_func():
+        T.func_name(name)
+        T.func_attr({"global_symbol": name, "tirx.noalias": True})
+        kinds = [types.get(each, "float32") for each in ARGUMENTS]
+        handles = [
+            T.arg(each, T.handle() if tensors else T.handle(kind))
+            for each, kind in zip(ARGUMENTS, kinds, strict=True)
+        ]
+        scalars = [T.arg(each, T.int32()) for each in ("n", "parts", "first", "last")]
+        made_of = _checked if tensors else _bare
+        arrays = [made_of(handle, kind) for handle, kind in zip(handles, kinds, strict=True)]
+        body(Frame(lanes, *arrays, *scalars))
     return made.get()
 
 
-def _array(handle: Any, kind: str) -> Any:
+def _checked(handle: Any, kind: str) -> Any:
     """A flat tensor of any length. By default TVM assumes an alignment that users' buffers do not have."""
     T = builder()
     return T.match_buffer(handle, (T.int32(),), kind, align=2 if kind == "uint16" else 4)
+
+
+def _bare(handle: Any, kind: str) -> Any:
+    """What a pointer points to."""
+    return builder().decl_buffer((2**31 - 1,), kind, data=handle, align=2 if kind == "uint16" else 4)
 
 
 def load(array: Any, index: Expr, lanes: int, step: int = 1) -> Expr:
@@ -90,8 +100,20 @@ def spread(value: Expr, lanes: int) -> Expr:
 def vectors(count: int, lanes: int) -> list[Any]:
     """Local vectors; LLVM holds them in registers, because they are only indexed by constants."""
     T = builder()
-    kept = {"disable_lower_builtin": True}  # else TVM may move them into memory that it allocates at every call
+    kept = {
+        "disable_lower_builtin": True
+    }  # else TVM may move them into memory that it allocates at every call
     return [T.alloc_buffer((lanes,), "float32", scope="local", annotations=kept) for _ in range(count)]
+
+
+def over(a: Expr, b: Expr) -> Expr:
+    """a / b, rounded down, of numbers that are not negative: TVM's own // takes long to compile for them."""
+    return a // b if isinstance(a, int) and isinstance(b, int) else builder().truncdiv(a, b)
+
+
+def left_over(a: Expr, b: Expr) -> Expr:
+    """a modulo b, of numbers that are not negative."""
+    return a % b if isinstance(a, int) and isinstance(b, int) else builder().truncmod(a, b)
 
 
 def bound(value: Expr) -> Expr:

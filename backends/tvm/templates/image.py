@@ -16,7 +16,19 @@ import numpy as np
 from pruneopt.backends.tvm.layer import Image, Layer, Schedule
 from pruneopt.backends.tvm.packing import Ints, Order
 from pruneopt.backends.tvm.templates.activation import activated
-from pruneopt.backends.tvm.templates.frame import Expr, Frame, bound, builder, either, load, spread, store, widths
+from pruneopt.backends.tvm.templates.frame import (
+    Expr,
+    Frame,
+    bound,
+    builder,
+    either,
+    left_over,
+    load,
+    over,
+    spread,
+    store,
+    widths,
+)
 
 UNROLLED = 16  # vectors that are copied without a loop
 
@@ -41,7 +53,8 @@ class Pixels:
         self.tiles = -(-image.out[0] // self.lines)
         reach = [(image.kernel[i] - 1) * image.dilations[i] for i in (0, 1)]
         self.phases = [
-            sorted({tap * image.dilations[i] % image.strides[i] for tap in range(image.kernel[i])}) for i in (0, 1)
+            sorted({tap * image.dilations[i] % image.strides[i] for tap in range(image.kernel[i])})
+            for i in (0, 1)
         ]
         self.height = self.lines + reach[0] // image.strides[0]
         self.pitch = image.out[1] + reach[1] // image.strides[1]
@@ -77,12 +90,17 @@ class Pixels:
     def _top(self, tile: Expr) -> Expr:
         """First output line of a tile."""
         T = builder()
-        return bound(T.min(tile // self.layer.groups % self.tiles * self.lines, self.image.out[0] - self.lines))
+        return bound(
+            T.min(
+                left_over(over(tile, self.layer.groups), self.tiles) * self.lines,
+                self.image.out[0] - self.lines,
+            )
+        )
 
     def _channel(self, tile: Expr, channels: int) -> Expr:
         """Number of the first of `channels` channels per group, counted over all images."""
         groups = self.layer.groups
-        return bound((tile // (groups * self.tiles) * groups + tile % groups) * channels)
+        return bound((over(tile, groups * self.tiles) * groups + left_over(tile, groups)) * channels)
 
     def fill(self, k: Frame, tile: Expr) -> None:
         T = builder()
@@ -101,7 +119,10 @@ class Pixels:
         shift = start - image.padding[1]  # input column of the panel's first
         left = min(max(0, -(shift // right)), self.pitch)
         stop = max(left, min(self.pitch, -(-(width - shift) // right)))
-        inside = image.padding[0] == 0 and (image.out[0] - 1) * down + row + (self.height - self.lines) * down < height
+        inside = (
+            image.padding[0] == 0
+            and (image.out[0] - 1) * down + row + (self.height - self.lines) * down < height
+        )
         if inside and (left, stop, right, down) == (0, self.pitch, 1, 1) and self.pitch == width:
             self._copy(k, target, source + (top + row) * width, self.plane, 1)
             return

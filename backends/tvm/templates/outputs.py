@@ -17,7 +17,9 @@ from pruneopt.backends.tvm.templates.frame import (
     Frame,
     bound,
     builder,
+    left_over,
     load,
+    over,
     spread,
     store,
     vectors,
@@ -45,10 +47,10 @@ class Outputs:
         """The body of the kernel."""
         T = builder()
         with T.serial(k.first, k.last) as unit:
-            part, top = unit % k.parts, unit // k.parts * self.schedule.tile
+            part, top = left_over(unit, k.parts), bound(over(unit, k.parts) * self.schedule.tile)
             rows = bound(T.min(k.n - top, self.schedule.tile))
-            first = bound(part * self.blocks // k.parts)
-            last = bound((part + 1) * self.blocks // k.parts)
+            first = bound(over(part * self.blocks, k.parts))
+            last = bound(over((part + 1) * self.blocks, k.parts))
             if self.layer.outputs % self.schedule.block == 0:
                 with T.serial(first, last) as block:
                     self._block(k, top, rows, block, self.schedule.block)
@@ -63,19 +65,20 @@ class Outputs:
         T = builder()
         start, stop = bound(k.starts[block]), bound(k.starts[block + 1])
         many = self.schedule.registers
-        with T.serial(0, rows // many) as step:
+        with T.serial(0, over(rows, many)) as step:
             self._rows(k, top + step * many, many, start, stop, block, outputs)
-        left = rows % many
+        left = bound(left_over(rows, many))
         few = 1 << (many - 1).bit_length() - 1 if many > 1 else 0
         while few:
-            with T.serial(0, left // few) as step:
+            with T.serial(0, over(left, few)) as step:
                 self._rows(k, top + rows - left + step * few, few, start, stop, block, outputs)
-            left, few = left % few, few // 2
+            left, few = bound(left_over(left, few)), few // 2
 
     def _rows(
         self, k: Frame, row: Expr, rows: int, start: Expr, stop: Expr, block: Expr, outputs: int
     ) -> None:
         T = builder()
+        row = bound(row)
         wide = self.schedule.block // self.lanes
         chains = max(self.schedule.unroll, CHAINS // (rows * wide))
         sums = [vectors(rows * wide, self.lanes) for _ in range(chains)]
@@ -83,7 +86,7 @@ class Outputs:
             for i, each in enumerate(own):
                 bias = load(k.bias, block * self.schedule.block + i % wide * self.lanes, self.lanes)
                 store(each, 0, spread(T.float32(0), self.lanes) if chain else bias, self.lanes)
-        whole = bound((stop - start) // chains)
+        whole = bound(over(stop - start, chains))
         with T.serial(0, whole) as step:
             for chain, own in enumerate(sums):
                 self._add(k, own, start + step * chains + chain, row)

@@ -12,13 +12,26 @@ positions and how sums become outputs.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 
 from pruneopt.backends.tvm.layer import Layer, Schedule
 from pruneopt.backends.tvm.packing import Order, order
-from pruneopt.backends.tvm.templates.frame import Expr, Frame, bound, builder, either, load, spread, store, vectors
+from pruneopt.backends.tvm.templates.frame import (
+    Expr,
+    Frame,
+    bound,
+    builder,
+    either,
+    left_over,
+    load,
+    over,
+    spread,
+    store,
+    vectors,
+)
 
 STRIP = 8  # outputs of a block whose sums are held in registers at the same time
 MARGIN = 64  # floats behind the panel that a last vector may read
@@ -33,9 +46,6 @@ class Panel(Protocol):
 
     def places(self) -> Any:
         """Where each input of a stretch begins, [order.depth]."""
-
-    def units(self, k: Frame) -> Expr:
-        """Nothing is returned that depends on the part: units of one part are numbered by tile, then group."""
 
     def fill(self, k: Frame, tile: Expr) -> None:
         """Emit the code that lays the inputs of a tile out."""
@@ -74,11 +84,11 @@ class Positions:
         """The body of the kernel."""
         T = builder()
         with T.serial(k.first, k.last) as unit:
-            part, tile = bound(unit % k.parts), bound(unit // k.parts)
-            group = tile % self.layer.groups
+            part, tile = bound(left_over(unit, k.parts)), bound(over(unit, k.parts))
+            group = left_over(tile, self.layer.groups)
             self.panel.fill(k, tile)
             spans = self.cut.spans
-            with T.serial(part * spans // k.parts, (part + 1) * spans // k.parts) as span:
+            with T.serial(over(part * spans, k.parts), over((part + 1) * spans, k.parts)) as span:
                 segment = bound((group * spans + span) * self.cut.stretches * self.cut.span)
                 blocks = bound(T.min(self.cut.span, self.cut.blocks - span * self.cut.span))
                 bias = bound((group * self.cut.blocks + span * self.cut.span) * self.schedule.block)
@@ -121,7 +131,7 @@ class Positions:
         """(first, count) of the vectors that are summed at the same time, as even as they can be."""
         chunks = -(-self.panel.width // self.schedule.registers)
         edges = [self.panel.width * i // chunks for i in range(chunks + 1)]
-        return [(a, b - a) for a, b in zip(edges, edges[1:], strict=False)]
+        return [(a, b - a) for a, b in pairwise(edges)]
 
     def _sums(
         self,
@@ -147,7 +157,9 @@ class Positions:
 
         def add(entry: Expr) -> None:
             place = bound(base + k.offset(entry) + first * self.lanes)
-            weights = [spread(k.values[entry * self.schedule.block + strip + o], self.lanes) for o in range(size)]
+            weights = [
+                spread(k.values[entry * self.schedule.block + strip + o], self.lanes) for o in range(size)
+            ]
             weights = list(map(bound, weights)) if count > 1 else weights
             for v in range(count):
                 x = load(k.scratch, place + v * self.lanes, self.lanes)
@@ -157,7 +169,7 @@ class Positions:
                     store(each, 0, load(each, 0, self.lanes) + weights[o] * x, self.lanes)
 
         copies = self.schedule.unroll
-        whole = bound((stop - start) // copies)
+        whole = bound(over(stop - start, copies))
         with T.serial(0, whole) as step:
             for copy in range(copies):
                 add(start + step * copies + copy)

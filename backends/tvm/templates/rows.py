@@ -7,7 +7,17 @@ import numpy as np
 from pruneopt.backends.tvm.layer import Layer, Schedule
 from pruneopt.backends.tvm.packing import Ints, Order
 from pruneopt.backends.tvm.templates.activation import activated
-from pruneopt.backends.tvm.templates.frame import Expr, Frame, bound, builder, load, store, transposed, when
+from pruneopt.backends.tvm.templates.frame import (
+    Expr,
+    Frame,
+    bound,
+    builder,
+    load,
+    over,
+    store,
+    transposed,
+    when,
+)
 
 
 class Rows:
@@ -30,7 +40,7 @@ class Rows:
 
     def valid(self, k: Frame, tile: Expr) -> Expr:
         T = builder()
-        return bound((T.min(k.n - tile * self.tile, self.tile) + self.lanes - 1) // self.lanes)
+        return bound(over(T.min(k.n - tile * self.tile, self.tile) + self.lanes - 1, self.lanes))
 
     def fill(self, k: Frame, tile: Expr) -> None:
         """Rows beyond the last repeat it: what they give is never stored."""
@@ -53,16 +63,17 @@ class Rows:
         with T.serial(0, self.valid(k, tile)) as v:
             top = bound(tile * self.tile + v * lanes)
             here = bound(sums + v * lanes)
-            with T.serial(0, count // lanes) as square:
+            with T.serial(0, over(count, lanes)) as square:
                 lines = [
-                    bound(load(k.scratch, here + (square * lanes + i) * self.tile, lanes)) for i in range(lanes)
+                    bound(load(k.scratch, here + (square * lanes + i) * self.tile, lanes))
+                    for i in range(lanes)
                 ]
                 for i, line in enumerate(transposed(lines, lanes)):
                     with when(top + i < k.n):
                         there = (top + i) * outputs + first + square * lanes
                         store(k.y, there, activated(line, lanes, act), lanes)
             with (
-                T.serial(count // lanes * lanes, count) as column,
+                T.serial(over(count, lanes) * lanes, count) as column,
                 T.serial(0, T.min(k.n - top, lanes)) as i,
             ):
                 value = activated(k.scratch[here + column * self.tile + i], 1, act)

@@ -1,0 +1,97 @@
+"""Which schedules are worth trying for a layer: from the pattern of its zeros, its shape and the processor.
+
+The pattern is read off the zeros: a block size is possible where hardly any zero would have to be stored.
+"""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+
+from pruneopt.backends.tvm.layer import Layer, Schedule
+from pruneopt.backends.tvm.packing import Floats
+from pruneopt.backends.tvm.templates.positions import STRIP
+
+BLOCKS = (64, 32, 16, 8, 4)
+SLACK = 1.1  # stored numbers for each non-zero, at most, for a block size to be possible
+FAST = (16 << 10, 32 << 10, 48 << 10)  # bytes of panel that may stay in the first cache
+REGISTERS = {4: 24, 8: 12, 16: 24}  # vectors of sums that leave room for the others, by lanes
+
+
+def blocks(weight: Floats) -> list[int]:
+    """Numbers of neighbouring outputs that share their zeros in `weight` [groups, outputs, inputs], largest first."""
+    groups, outputs, inputs = weight.shape
+    stored = np.count_nonzero(weight)
+    found = []
+    for block in BLOCKS:
+        padded = np.zeros((groups, -(-outputs // block) * block, inputs), bool)
+        padded[:, :outputs] = weight != 0
+        kept = padded.reshape(groups, -1, block, inputs).any(axis=2).sum() * block
+        if kept <= SLACK * stored and outputs >= block:
+            found.append(block)
+    return [*found, 1] if not found else found[:2]
+
+
+def candidates(
+    layer: Layer, possible: list[int], n: int, lanes: int, limit: int, seed: int = 0
+) -> list[Schedule]:
+    """At most `limit` schedules, the same for the same arguments; `n` is the number of rows or images."""
+    every: list[Schedule] = []
+    for block in possible:
+        if block >= 4 and layer.image is None:
+            every += _outputs(block, n, lanes)
+        every += _lines(layer, block, lanes) if layer.image else _rows(layer, block, n, lanes)
+    unique = list(dict.fromkeys(every))
+    random.Random(seed).shuffle(unique)
+    return unique[:limit]
+
+
+def _outputs(block: int, n: int, lanes: int) -> list[Schedule]:
+    wide = max(1, block // min(lanes, block))
+    found = []
+    for rows in (1, 4, 6, 8, 12, 16, 24):
+        if rows * wide <= REGISTERS[lanes] and (rows <= n or rows == 1):
+            repeats = (1, 4) if rows < n else (1,)
+            found += [Schedule("outputs", block, rows * repeat, rows) for repeat in repeats]
+    return [each for each in found if each.registers >= min(4, n)]
+
+
+def _vectors(block: int, lanes: int) -> tuple[int, ...]:
+    """Numbers of vectors of positions whose sums fit into registers."""
+    room = REGISTERS[lanes] // min(block, STRIP)
+    return tuple(sorted({min(room, each) for each in ((2, 4, 6, 8) if block == 1 else (1, 2, 3, 4, 6))}))
+
+
+def _rows(layer: Layer, block: int, n: int, lanes: int) -> list[Schedule]:
+    found = []
+    for registers in _vectors(block, lanes):
+        for tile in {registers * lanes, 2 * registers * lanes}:
+            if tile >= 2 * n and registers > 1 and tile > lanes:
+                continue
+            for room in FAST:
+                depth = max(16, room // (4 * tile)) // 8 * 8
+                depth = 0 if depth >= layer.inputs else depth
+                for span in {0, max(1, 64 // block)}:
+                    found += [Schedule("positions", block, tile, registers, depth, span, u) for u in (1, 2)]
+    return found
+
+
+def _lines(layer: Layer, block: int, lanes: int) -> list[Schedule]:
+    image = layer.image
+    assert image is not None
+    found = []
+    for registers in _vectors(block, lanes):
+        if image.pointwise:
+            tiles = {registers * lanes, 2 * registers * lanes}
+        else:
+            tiles = {lines for lines in (1, 2, 4, 7, 8, 14, 28) if lines <= image.out[0]}
+        for tile in tiles:
+            wide = 1 if image.pointwise else image.out[1] + image.kernel[1] - 1
+            plane = (tile + image.kernel[0] - 1) * wide * 4
+            for room in FAST:
+                depth = max(1, room // plane)
+                depth = 0 if depth >= layer.channels else depth
+                for span in {0, max(1, 64 // block)}:
+                    found += [Schedule("positions", block, tile, registers, depth, span, u) for u in (1, 2)]
+    return found

@@ -1,0 +1,88 @@
+"""Picks the knobs of one layer's kernel by measuring: successive halving, with records of what is known.
+
+All candidates get a few runs, the better third more, the best of these most: what is clearly slow costs little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pruneopt.backends.tvm.candidates import blocks, candidates
+from pruneopt.backends.tvm.compiler import Plan
+from pruneopt.backends.tvm.layer import Layer, Schedule
+from pruneopt.backends.tvm.measure import Trial, Work
+from pruneopt.backends.tvm.records import Records, key
+from pruneopt.backends.tvm.target import Target
+
+ROUNDS = (3, 9, 27)  # runs in each stage
+KEPT = 3  # one in so many goes on
+SLOW = 0.05  # seconds of a run from which on fewer are made
+
+
+@dataclass(frozen=True)
+class Best:
+    """The fastest schedule that is known, and its time of one run in seconds."""
+
+    schedule: Schedule
+    seconds: float
+    trials: int
+
+
+def tune(
+    layer: Layer,
+    work: Work,
+    target: Target,
+    records: Records,
+    trials: int,
+    tried: Callable[[float], None] = lambda best: None,
+    trial: Callable[[Plan, Target, Work], Trial] = Trial,
+) -> Best:
+    """The best of `trials` schedules; `tried` is told the best time so far after each measurement.
+
+    What the records know is not measured again, and what is measured is recorded at once.
+    """
+    possible = blocks(work.weight)
+    density = float((work.weight != 0).mean())
+    name = key(layer, possible[0], density, work.n, target.key, work.threads)
+    known = records.known(name)
+    if known and records.finished(name) >= trials:
+        return _best(known, 0)
+    chosen = candidates(layer, possible, work.n, target.lanes, trials)
+    ready: dict[Schedule, Trial] = {}
+    measured = 0
+    for rounds in ROUNDS:
+        for schedule in chosen:
+            if known.get(schedule, (0.0, 0))[1] < rounds:
+                if schedule not in ready:
+                    ready[schedule] = trial(Plan(layer.plain(), schedule, target.lanes), target, work)
+                seconds = _measure(ready[schedule], rounds)
+                records.add(name, schedule, seconds, rounds)
+                known[schedule] = (seconds, rounds)
+                measured += 1
+            tried(min(seconds for seconds, _ in known.values()))
+        chosen = _better(chosen, known)
+    records.finish(name, trials)
+    return _best(known, measured)
+
+
+def _measure(ready: Trial, rounds: int) -> float:
+    """Median time of a run, after one that warms up."""
+    first = ready.seconds()
+    count = max(1, rounds // 3) if first > SLOW else rounds
+    times = sorted(ready.seconds() for _ in range(count))
+    return times[len(times) // 2]
+
+
+def _better(chosen: Sequence[Schedule], known: dict[Schedule, tuple[float, int]]) -> list[Schedule]:
+    ranked = sorted(chosen, key=lambda schedule: known[schedule][0])
+    return ranked[: max(2, -(-len(ranked) // KEPT))]
+
+
+def _best(known: dict[Schedule, tuple[float, int]], trials: int) -> Best:
+    """The fastest among those that were measured most."""
+    most = max(rounds for _, rounds in known.values())
+    seconds, schedule = min(
+        ((s, each) for each, (s, rounds) in known.items() if rounds == most), key=lambda pair: pair[0]
+    )
+    return Best(schedule, seconds, trials)

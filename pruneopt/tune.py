@@ -1,0 +1,208 @@
+"""`pruneopt tune`: kernels for the sparse weights of a model, and the library that holds them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pruneopt.backends.ort import Observer
+from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.frontends.dimensions import Feeds, dynamic_dims
+from pruneopt.frontends.synthetic import synthetic
+from pruneopt.model import Model
+
+Tell = Callable[[str], None]
+DEFAULT_LENGTH = 128
+TOLERANCE = 1e-4
+GATE_SECONDS = 2.0
+LEAST_ROUNDS = 7
+
+
+def tune(
+    model: Model,
+    out: str | Path,
+    target: str = "host",
+    threads: int = 1,
+    trials: int = 24,
+    sizes: Mapping[str, int] | None = None,
+    calib: Sequence[Feeds] = (),
+    fallback: str | Path | None = None,
+    gate: bool = True,
+    tracker: str | None = None,
+    key: str | None = None,
+    cache: str | Path | None = None,
+    tell: Tell = lambda text: None,
+) -> dict[str, Any]:
+    """Writes `out` and `out` with `.kernels.so`: `model` with its sparse weights packed, and their kernels.
+
+    `sizes` gives dynamic dimensions of the input to tune for (default: batch 1, others 128), or `calib` that
+    input. `fallback` names a file for the model as it is, zeros and all, which runs without the library.
+    `tracker` (host:port) and `key` name a board on which to measure. Returns a report. Raises PruneoptError where
+    nothing is sparse, TVM or a compiler is missing, or the result differs from the dense model's.
+    """
+    from pruneopt.backends.tvm import tuning
+    from pruneopt.backends.tvm.records import Records
+    from pruneopt.backends.tvm.target import parse
+    from pruneopt.runtime import library_of
+
+    out = Path(out)
+    if out.suffix != ".onnx":
+        raise UsageError(f"the output '{out}' must end in .onnx")
+    start = time.perf_counter()
+    goal = parse(target)
+    feeds = calib[0] if calib else typical(model, sizes or {})
+    shapes, _ = Observer(model).run(feeds)
+    runs = {name: [shape] for name, shape in shapes.items()}
+    records = Records(None if cache is None else Path(cache))
+    board = _board(tracker, key, goal)
+    with board as trial:
+        found, left = tuning.tuned(model, runs, goal, records, trials, threads, tell, trial)
+    records.close()
+    library = library_of(out)
+    tell("link")
+    tuning.write_library(tuning.plans(found, goal), goal, threads, library)
+    runs_here = not goal.triple and tracker is None
+    kept = found
+    if runs_here and gate:
+        kept = tuning.gated(model, found, goal, Race(library, feeds, threads, tell).ratio, tell)
+    if not kept:
+        library.unlink()
+        raise PruneoptError("every layer is faster dense on this machine: nothing was written; prune further")
+    made = tuning.rewrite(model, tuning.plans(kept, goal))
+    made.save(out)
+    report = _report(model, made, found, kept, left, time.perf_counter() - start)
+    if runs_here:
+        report |= _checked(model, out, feeds, threads)
+    if fallback is not None:
+        model.save(fallback)
+        report["fallback"] = str(fallback)
+    return report | {"target": goal.key, "threads": threads, "library": str(library)}
+
+
+def typical(model: Model, sizes: Mapping[str, int]) -> Feeds:
+    """Synthetic inputs of the `sizes` given; a first dimension is 1 and others 128 where none is."""
+    dims = dynamic_dims(model)
+    if unknown := set(sizes) - set(dims):
+        raise UsageError(
+            f"the model has no dynamic dimension '{min(unknown)}'; it has {', '.join(dims) or 'none'}"
+        )
+    default = {name: 1 if all(axis == 0 for _, axis in at) else DEFAULT_LENGTH for name, at in dims.items()}
+    return synthetic(model, default | dict(sizes))
+
+
+def _board(tracker: str | None, key: str | None, target: Any) -> Any:
+    """How kernels are measured: here, or on a board that a tracker lends."""
+    from contextlib import nullcontext
+
+    from pruneopt.backends.tvm.measure import Trial
+
+    if tracker is None:
+        if target.triple:
+            raise UsageError(f"kernels for {target.triple} are measured on a board: give --tracker and --key")
+        return nullcontext(Trial)
+    from pruneopt.backends.tvm.remote import board
+
+    if not key:
+        raise UsageError("--tracker needs --key, under which the board is registered")
+    return board(tracker, key)
+
+
+class Race:
+    """Times models with sparse kernels against each other, in turns."""
+
+    def __init__(self, library: Path, feeds: Feeds, threads: int, tell: Tell) -> None:
+        self.library, self.feeds, self.threads, self.tell = library, feeds, threads, tell
+
+    def ratio(self, a: Model, b: Model) -> float:
+        """Median time of `a` over that of `b`; CPU time of one thread, else time on the clock."""
+        sessions = [self._session(model) for model in (a, b)]
+        clock = time.thread_time if self.threads == 1 else time.perf_counter
+        for session in sessions:
+            session.run(None, self.feeds)
+        ratios: list[float] = []
+        end = time.perf_counter() + GATE_SECONDS
+        while len(ratios) < LEAST_ROUNDS or time.perf_counter() < end:
+            order = (0, 1) if len(ratios) % 2 else (1, 0)
+            spent = {i: _time(sessions[i], self.feeds, clock) for i in order}
+            ratios.append(spent[0] / spent[1])
+        return statistics.median(ratios)
+
+    def _session(self, model: Model) -> Any:
+        import onnxruntime
+
+        options = session_options(self.threads)
+        options.register_custom_ops_library(str(self.library.resolve()))
+        data = model.proto().SerializeToString()
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def session_options(threads: int) -> Any:
+    """`onnxruntime.SessionOptions` with so many threads that do not spin while others are measured."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    return options
+
+
+def _time(session: Any, feeds: Feeds, clock: Callable[[], float]) -> float:
+    start = clock()
+    session.run(None, feeds)
+    return clock() - start
+
+
+def _checked(model: Model, out: Path, feeds: Feeds, threads: int) -> dict[str, Any]:
+    """Runs what was written beside the dense model. Raises PruneoptError where they differ."""
+    from pruneopt import runtime
+    from pruneopt.backends.ort import Session
+
+    dense = list(Session(model, threads=threads).run(feeds).values())
+    sparse = runtime.session(out, session_options(threads)).run(None, feeds)
+    errors = [_distance(a, b) for a, b in zip(dense, sparse, strict=True) if isinstance(a, np.ndarray)]
+    worst = max(errors, default=0.0)
+    if not worst <= TOLERANCE:
+        raise PruneoptError(
+            f"the sparse kernels are wrong: the outputs differ by {worst:.1e}; do not use {out}"
+        )
+    return {"max_rel_error": worst}
+
+
+def _distance(a: Any, b: Any) -> float:
+    """Largest difference over the largest value."""
+    if a.dtype.kind not in "fc":
+        return 0.0 if np.array_equal(a, b) else 1.0
+    return float(np.abs(a - b).max(initial=0) / max(1e-30, float(np.abs(a).max(initial=0))))
+
+
+def _report(
+    before: Model,
+    after: Model,
+    found: Sequence[Any],
+    kept: Sequence[Any],
+    left: Mapping[str, str],
+    seconds: float,
+) -> dict[str, Any]:
+    from pruneopt.analysis.cost import stored_cost
+
+    rows = [
+        {
+            "layers": [site.node.name or site.y.name for site in group.sites],
+            "shape": [group.sites[0].layer.inputs, group.sites[0].layer.outputs],
+            "density": round(group.sites[0].density, 3),
+            "schedule": group.best.schedule.as_dict(),
+            "us": round(group.best.seconds * 1e6, 1),
+            "trials": group.best.trials,
+            "model_gain": round(group.gain, 3),
+            "kept": group in kept,
+        }
+        for group in found
+    ]
+    sizes = {"bytes_before": stored_cost(before)[1], "bytes_after": stored_cost(after)[1]}
+    return {"kernels": rows, "dense": dict(left), "seconds": round(seconds, 2), **sizes}

@@ -1,0 +1,107 @@
+"""The command `pruneopt tune`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pruneopt.errors import UsageError
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.option("-o", "--output", "out", required=True, metavar="OUT.onnx", help="Where the model goes.")
+@click.option("--target", default="host", show_default=True, help="host, or such as 'llvm -mcpu=znver3'.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
+)
+@click.option(
+    "--trials", type=click.IntRange(1), default=24, show_default=True, help="Schedules for each shape."
+)
+@click.option(
+    "--size", "sizes", multiple=True, metavar="DIM=N", help="A dynamic dimension to tune for; repeatable."
+)
+@click.option("--calib", metavar="FILE.npz|DIR|MODULE:FUNCTION", help="Real inputs to tune for.")
+@click.option(
+    "--fallback", metavar="FILE.onnx", help="Also write the model with dense weights: no library needed."
+)
+@click.option("--gate/--no-gate", default=True, help="Keep dense what is faster dense in the whole model.")
+@click.option("--tracker", metavar="HOST:PORT", help="TVM's RPC tracker, for a board to measure on.")
+@click.option("--key", help="The key of the board at the tracker.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@click.option("-v", "--verbose", is_flag=True, help="Progress as lines.")
+def tune(
+    model: str,
+    out: str,
+    target: str,
+    threads: int,
+    trials: int,
+    sizes: Sequence[str],
+    calib: str | None,
+    fallback: str | None,
+    gate: bool,
+    tracker: str | None,
+    key: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Make MODEL's sparse weights fast: kernels compiled and tuned for the target.
+
+    Writes OUT.onnx and OUT.kernels.so; `pruneopt.runtime.session` opens both. What was measured is kept in the
+    cache folder: an interrupted run goes on where it was, and equal layers are never tuned twice.
+    """
+    from pruneopt import api
+    from pruneopt.cli import _console, _limit_threads, _Progress
+
+    _limit_threads(threads)
+    given = dict(map(_size, sizes))
+    from pruneopt.frontends.calibration import load_calibration
+    from pruneopt.tune import tune as run
+
+    console = _console(quiet)
+    loaded = api.load(model)
+    with _Progress(console, verbose) as progress:
+        report = run(
+            loaded,
+            out,
+            target,
+            threads,
+            trials,
+            given,
+            load_calibration(calib, loaded) if calib else (),
+            fallback,
+            gate,
+            tracker,
+            key,
+            tell=progress,
+        )
+    _print(report, console)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+
+
+def _size(text: str) -> tuple[str, int]:
+    name, equals, number = text.rpartition("=")
+    if not equals or not number.isdigit() or not int(number):
+        raise UsageError(f"--size {text} is not of the form DIM=N, such as tokens=128")
+    return name, int(number)
+
+
+def _print(report: dict[str, Any], console: Any) -> None:
+    for row in report["kernels"]:
+        layers = row["layers"]
+        more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+        verdict = (
+            f"{row['us']:.0f} us, whole model {row['model_gain']:.2f}x" if row["kept"] else "faster dense"
+        )
+        shape = "x".join(map(str, row["shape"]))
+        console.print(f"{layers[0]}{more} ({shape}, {row['density']:.0%} kept): {verdict}", highlight=False)
+    before, after = report["bytes_before"], report["bytes_after"]
+    console.print(
+        f"{before / 1e6:.1f} MB -> {after / 1e6:.1f} MB, library {report['library']}", highlight=False
+    )
