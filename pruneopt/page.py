@@ -143,7 +143,7 @@ def _told(entry: Mapping[str, Any]) -> dict[str, Any]:
     """A pass with its options, and what it says of itself in plain words."""
     hidden = {"pass", "options", "equivalence", "groups"}
     said = {k: v for k, v in entry.items() if k not in hidden and isinstance(v, str | int | float | bool)}
-    options = {k: v for k, v in entry.get("options", {}).items() if v not in (None, "")}
+    options = {k: v for k, v in entry.get("options", {}).items() if v not in (None, "", False)}
     return {
         "name": entry["pass"],
         "options": options,
