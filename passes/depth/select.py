@@ -37,6 +37,7 @@ class Costs:
     def __init__(self, blocks: Blocks, mapped: bool = False) -> None:
         self.blocks = blocks
         self.mapped = mapped
+        self._maps: dict[str, dict[str, int]] = {}
         self.terms = {"macs": blocks.macs_terms, "params": blocks.params_terms}
         everything = set(range(len(blocks.flow.nodes)))
         self.whole = {name: max(_volume(terms(everything)), 1) for name, terms in self.terms.items()}
@@ -44,14 +45,17 @@ class Costs:
     def saved(self, cost: str, dropped: Sequence[Block]) -> float:
         """Share of a cost that goes with these blocks together."""
         gone = _volume(self.terms[cost](self.blocks.removed(dropped)))
-        added = sum(self._map(block, cost) for block in last_of_runs(dropped)) if self.mapped else 0
+        added = sum(self._map(block)[cost] for block in last_of_runs(dropped)) if self.mapped else 0
         return (gone - added) / self.whole[cost]
 
-    def _map(self, block: Block, cost: str) -> int:
+    def _map(self, block: Block) -> dict[str, int]:
         """What a linear map of a block's features costs."""
-        sizes = [axis.size[-1] for axis in self.blocks.analysis.axes[block.entry]]
-        features = sizes[feature_dimension(self.blocks, block)]
-        return prod(sizes) * features if cost == "macs" else features * (features + 1)
+        if block.name not in self._maps:
+            sizes = [axis.size[-1] for axis in self.blocks.analysis.axes[block.entry]]
+            features = sizes[feature_dimension(self.blocks, block)]
+            found = {"macs": prod(sizes) * features, "params": features * (features + 1)}
+            self._maps[block.name] = found
+        return self._maps[block.name]
 
     def missing(self, goal: Goal, dropped: Sequence[Block]) -> float:
         """How much is still to go, 0 where the goal is met: blocks, or the largest excess over a share."""
