@@ -33,7 +33,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected() -> set[str]:
-    return {path.relative_to(ROOT).as_posix() for path in modules().values()} | {"pruneopt/py.typed"}
+    return {path.relative_to(ROOT).as_posix() for path in modules().values()} | {
+        "pruneopt/py.typed",
+        "pruneopt/page.html",
+    }
 
 
 @pytest.mark.slow
