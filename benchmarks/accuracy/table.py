@@ -81,7 +81,7 @@ def mean(rows: list[Row]) -> Row:
 
 
 def markdown(rows: list[Row], baselines: tuple[str, ...]) -> str:
-    """A table for each task; the last columns are distances over the best baseline's at the same share."""
+    """A table for each task; one column is the distance over the best baseline's at the same share."""
     return "\n\n".join(
         _table([row for row in rows if row.task == task], baselines)
         for task in dict.fromkeys(r.task for r in rows)
@@ -93,7 +93,14 @@ def _table(rows: list[Row], baselines: tuple[str, ...]) -> str:
     if first is None:
         return f"{rows[0].task}: {rows[0].status}"
     sets, scores = list(first.distances or {}), list(first.scores or {})
-    head = [first.task, "MACs", *(f"{first.unit}, {s}" for s in sets), "over the peers'", "moved", *scores]
+    head = [
+        first.task,
+        "MACs",
+        *(f"{first.unit}, {s}" for s in sets),
+        "over the best peer's",
+        "moved",
+        *scores,
+    ]
     lines = [[*head, "latency", "CPU (s)", "forwards"]]
     lines.append(["---"] * len(lines[0]))
     for row in rows:
@@ -126,5 +133,5 @@ def _over(row: Row, rows: list[Row], name: str, baselines: tuple[str, ...]) -> s
     peers = [r for r in rows if r.method in baselines and r.share == row.share and r.status == "ok"]
     if row.share is None or row.method in baselines or not peers:
         return ""
-    own = (row.distances or {})[name]
-    return " ".join(f"{own / max((peer.distances or {})[name], 1e-12):.3f}" for peer in peers)
+    least = min((peer.distances or {})[name] for peer in peers)
+    return f"{(row.distances or {})[name] / max(least, 1e-12):.2g}"

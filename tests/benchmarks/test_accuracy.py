@@ -55,15 +55,16 @@ def test_rows_survive_and_folds_are_averaged(tmp_path: Path) -> None:
     assert table.mean([rows[0], broken]) == broken
 
 
-def test_table_shows_the_distance_over_each_peers() -> None:
+def test_table_shows_the_distance_over_the_best_peers() -> None:
     rows = [
         Row("net", "default", 0.5, 0.5, {"test": 0.01}, "KL", scores={}),
         Row("net", "uniform l2", 0.5, 0.5, {"test": 0.1}, "KL", scores={}),
+        Row("net", "Torch-Pruning", 0.5, 0.5, {"test": 0.4}, "KL", scores={}),
         Row("net", "onnxsim", 0.5, status="cannot | reach it"),
     ]
-    lines = table.markdown(rows, ("uniform l2", "onnxsim")).splitlines()
-    assert "| 0.100 |" in lines[2]
-    assert "cannot / reach it" in lines[4]
+    lines = table.markdown(rows, ("uniform l2", "Torch-Pruning", "onnxsim")).splitlines()
+    assert "| 0.1 |" in lines[2]
+    assert "cannot / reach it" in lines[5]
     assert len({line.count("|") for line in lines}) == 1
 
 
