@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,20 @@ CPUID = {
     "avx512vbmi": (7, 0, "c", 1),
     "avx512vbmi2": (7, 0, "c", 6),
 }
+
+# The processors for which the LLVM that comes with TVM makes code, as triples begin.
+ARCHITECTURES = (
+    "x86_64",
+    "i686",
+    "aarch64",
+    "arm",
+    "thumb",
+    "riscv32",
+    "riscv64",
+    "wasm32",
+    "wasm64",
+    "hexagon",
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,7 @@ def parse(text: str) -> Target:
         kind, options = _split(text)
     if kind != "llvm":
         raise UsageError(_unsupported(kind))
+    _check(text, options)
     given = tuple(sorted(options.items()))
     try:
         made = Target(kind, given, frozenset(), 4, host).tvm()
@@ -107,6 +123,19 @@ def parse(text: str) -> Target:
         ) from error
     lanes = 16 if "avx512f" in features else 8 if "avx" in features else 4
     return Target(kind, given, features, lanes, host)
+
+
+def _check(text: str, options: Mapping[str, Any]) -> None:
+    """Raises UsageError for what LLVM would end the process for: an architecture or processor it does not have."""
+    from tvm.target import codegen
+
+    triple = options.get("mtriple", codegen.llvm_get_system_triple())
+    if not triple.startswith(ARCHITECTURES):
+        raise UsageError(f"TVM does not know the target '{text}': no code is made for '{triple}'")
+    if "mcpu" in options and not codegen.llvm_is_valid_cpu(options["mcpu"], triple):
+        raise UsageError(
+            f"TVM does not know the target '{text}': {triple} has no processor '{options['mcpu']}'"
+        )
 
 
 def _split(text: str) -> tuple[str, dict[str, Any]]:
