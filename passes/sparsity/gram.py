@@ -45,6 +45,21 @@ class Gram:
         return found.astype(np.float32)
 
     @cached_property
+    def scale(self) -> Array:
+        """Root of the damped diagonal, shape [features]."""
+        return np.asarray(np.sqrt(np.diagonal(self.damped)))
+
+    @cached_property
+    def scaled(self) -> Array:
+        """The damped matrix of features of norm one, float32."""
+        return np.asarray(self.damped / self.scale / self.scale[:, None], np.float32)
+
+    @cached_property
+    def regression(self) -> Array:
+        """The inverse of `scaled` plus the identity, float32."""
+        return np.linalg.inv(self.scaled + np.eye(len(self.scale))).astype(np.float32)
+
+    @cached_property
     def freedom(self) -> Array:
         """The diagonal of the inverse of the damped matrix, shape [features]: w^2 / freedom is what losing w costs."""
         return np.asarray(np.square(self.root.astype(np.float64)).sum(0))

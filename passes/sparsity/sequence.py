@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -66,11 +67,10 @@ def in_order(
     nodes = {t.name: node for node in stream.model.graph.nodes for t in node.outputs}
     for _, siblings in groupby(shares, key=same_rows):
         together = list(siblings)
-        moments = measure(together[0], stream, settings.samples, context.seed)
+        rows = measure(together[0], stream, settings.samples, context.seed)
         for consumer in together:
             node = nodes[consumer.name]
-            bias = bias_of(node)
-            made = change(consumer, moments, bias, shares[consumer], settings)
+            made = change(consumer, rows, bias_of(node), shares[consumer], settings)
             set_weight(stream.model, node, made.weight.astype(values(node.inputs[1]).dtype))
             if made.bias is not None:
                 set_bias(stream.model, node, made.bias)
@@ -83,10 +83,10 @@ def look(model: Model, layers: Sequence[Consumer], context: Context) -> Iterator
     stream = Stream(model.copy(), context, batches) if batches else None
     for _, siblings in groupby(layers, key=same_rows):
         together = list(siblings)
-        moments = measure(together[0], stream, LOOK, context.seed) if stream else None
+        rows = measure(together[0], stream, LOOK, context.seed) if stream else None
         for consumer in together:
             weight = consumer.as_matrix(values(consumer.use.constant)).astype(np.float32)
-            known = grams(moments, False) if moments else [None] * len(weight)
+            known = rows.whole if rows else [None] * len(weight)
             yield consumer, np.concatenate([importance(w, g) for w, g in zip(weight, known, strict=True)])
 
 
@@ -97,32 +97,58 @@ def same_rows(consumer: Consumer) -> tuple[object, ...]:
     return (consumer.data, consumer.groups, tuple(consumer.use.constant.shape[2:]), repr(consumer.node.attrs))
 
 
-def measure(consumer: Consumer, stream: Stream, samples: int, seed: int) -> Moments:
-    """Moments of the consumer's features over all batches."""
+class Rows:
+    """What is known of the features of layers that read the same; worked out once for all of them.
+
+    Attributes:
+        mean: of each feature, shape [groups, features].
+    """
+
+    def __init__(self, moments: Moments) -> None:
+        self.mean = moments.mean
+        self._covariance = moments.covariance
+
+    @cached_property
+    def centred(self) -> list[Gram]:
+        """Second moments around the mean, per group of channels: what counts where a bias takes over means."""
+        return self._grams(self._covariance)
+
+    @cached_property
+    def whole(self) -> list[Gram]:
+        """Second moments, per group of channels."""
+        return self._grams(self._covariance + self.mean[:, :, None] * self.mean[:, None])
+
+    def _grams(self, matrices: Array) -> list[Gram]:
+        squares = np.diagonal(self._covariance, axis1=1, axis2=2) + np.square(self.mean)
+        return [Gram(m, np.maximum(s, 0)) for m, s in zip(matrices, squares, strict=True)]
+
+
+def measure(consumer: Consumer, stream: Stream, samples: int, seed: int) -> Rows:
+    """The consumer's features over all batches."""
     features = int(np.prod(consumer.use.constant.shape)) // consumer.output_axis.size[0]
     sampler = Sampler(consumer, max(samples, 8 * features), stream.valid, seed)
     moments = Moments()
     for i, (data,) in enumerate(stream.reach(consumer.data)):
         moments.add(sampler.rows(i, data))
-    return moments
+    return Rows(moments)
 
 
 def change(
-    consumer: Consumer, moments: Moments | None, bias: Array | None, share: float, settings: Settings
+    consumer: Consumer, rows: Rows | None, bias: Array | None, share: float, settings: Settings
 ) -> Change:
     """Make one weight sparse; where the method refits, a constant `bias`, shape [outputs], takes over means."""
     weight = consumer.as_matrix(values(consumer.use.constant)).astype(np.float32)
     method, pattern = settings.method, settings.pattern
-    if moments is None:
+    if rows is None:
         found = np.stack([method.prune(w, None, pattern, share) for w in weight]) + 0.0  # no -0.0
         return Change(consumer.stored(found), None, _sparsity(found, pattern), None)
     moving = bias is not None and method.refits
-    known = grams(moments, moving)
+    known = rows.centred if moving else rows.whole
     found = np.stack([method.prune(w, g, pattern, share) for w, g in zip(weight, known, strict=True)]) + 0.0
     lost = weight - found
-    moved = np.einsum("gof,gf->go", lost, moments.mean).reshape(-1)
+    moved = np.einsum("gof,gf->go", lost, rows.mean).reshape(-1)
     wrong = sum(g.error(each) for g, each in zip(known, lost, strict=True))
-    spread = sum(g.error(w) for w, g in zip(weight, grams(moments, True), strict=True))
+    spread = sum(g.error(w) for w, g in zip(weight, rows.centred, strict=True))
     return Change(
         consumer.stored(found),
         bias + moved if bias is not None and moving else None,
@@ -133,11 +159,3 @@ def change(
 
 def _sparsity(found: Array, pattern: Pattern) -> float:
     return float(np.mean([pattern.sparsity(w) for w in found]))
-
-
-def grams(moments: Moments, centred: bool) -> list[Gram]:
-    """Of each group of channels; around the mean where a bias takes that over."""
-    covariance, mean = moments.covariance, moments.mean
-    squares = np.diagonal(covariance, axis1=1, axis2=2) + np.square(mean)
-    whole = covariance if centred else covariance + mean[:, :, None] * mean[:, None]
-    return [Gram(m, np.maximum(s, 0)) for m, s in zip(whole, squares, strict=True)]

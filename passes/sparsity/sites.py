@@ -19,7 +19,7 @@ from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.layers import shape
 from pruneopt.passes.sparsity.patterns import Array, Pattern
-from pruneopt.passes.sparsity.sequence import Change, Settings, change, grams, measure, same_rows
+from pruneopt.passes.sparsity.sequence import Change, Settings, change, measure, same_rows
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
 from pruneopt.passes.statistics.stream import Stream
@@ -64,13 +64,13 @@ def study(
     sites = []
     for _, siblings in groupby(layers, key=same_rows):
         together = list(siblings)
-        moments = measure(together[0], stream, SAMPLES, context.seed)
+        rows = measure(together[0], stream, SAMPLES, context.seed)
         biases = [bias_of(nodes[c.name]) for c in together]
         sites.append(
             Site(
                 together,
-                [_curve(c, settings.pattern, grams(moments, True)) for c in together],
-                [change(c, moments, b, sparsity, settings) for c, b in zip(together, biases, strict=True)],
+                [_curve(c, settings.pattern, rows.centred) for c in together],
+                [change(c, rows, b, sparsity, settings) for c, b in zip(together, biases, strict=True)],
             )
         )
     return sites

@@ -14,17 +14,13 @@ from pruneopt.passes.sparsity.gram import Gram, needed
 from pruneopt.passes.sparsity.patterns import Array, Pattern
 
 RISING, SETTLING = 15, 5  # rounds
-PENALTY = 1.0  # of the distance between both solutions, in units of a feature's scaled variance
 
 
 def admm(weight: Array, gram: Gram | None, pattern: Pattern, sparsity: float) -> Array:
     """The weight on the units that are worth most once all others are refitted, shape [outputs, features]."""
-    damped = needed(gram, "admm").damped
-    scale = np.sqrt(np.diagonal(damped))
-    moment = damped / scale / scale[:, None]
-    inverse = np.linalg.inv(moment + PENALTY * np.eye(len(moment))).astype(np.float32)
-    start = (weight * scale).astype(np.float32)
-    target = start @ moment.astype(np.float32)
+    known = needed(gram, "admm")
+    start = (weight * known.scale).astype(np.float32)
+    target = start @ known.scaled
     free, dual = start, np.zeros_like(start)
     zeros = start
     for step in range(RISING + SETTLING):
@@ -33,5 +29,5 @@ def admm(weight: Array, gram: Gram | None, pattern: Pattern, sparsity: float) ->
             keep = pattern.keep(np.square(free + dual), share)
         zeros = (free + dual) * keep
         dual = dual + free - zeros
-        free = (target + PENALTY * (zeros - dual)) @ inverse
-    return np.asarray((zeros / scale).astype(weight.dtype))
+        free = (target + zeros - dual) @ known.regression  # the distance between both weighs one
+    return np.asarray((zeros / known.scale).astype(weight.dtype))
