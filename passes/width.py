@@ -165,7 +165,7 @@ class Width:
         try:
             if self.latency is None:
                 return solve(), {}
-            watch = context.once((id(analysis), "latency"), lambda: Stopwatch(analysis, groups, context))
+            watch = self._watch(analysis, groups, context)
             kept, rounds = confirmed(self.latency, solve, build, watch, context.progress)
             return kept, {"latency": rounds}
         except PruneoptError as error:
@@ -180,6 +180,13 @@ class Width:
             return plan(groups, budgets, evidence, self.align, self.floor)
         return within(groups, budgets, self.align, self.floor)
 
+    def _watch(self, analysis: Analysis, groups: Sequence[Group], context: Context) -> Stopwatch:
+        """What is known of the kernels' times, measured once per run."""
+        made: Stopwatch = context.once(
+            (id(analysis), "latency"), lambda: Stopwatch(analysis, groups, context)
+        )
+        return made
+
     def _told(
         self, analysis: Analysis, groups: Sequence[Group], evidence: Evidence, context: Context
     ) -> dict[str, Any]:
@@ -191,7 +198,7 @@ class Width:
                 return frozen
             known = limits(analysis, {"macs": 1.0})
             if self.latency is not None:
-                known.append(context.once((id(analysis), "latency"), lambda: None).limit(1.0))
+                known.append(self._watch(analysis, groups, context).limit(1.0))
             return frozen | told(groups, known, evidence, self.align, self.floor)
 
         told_before: dict[str, Any] = context.once((id(analysis), "told", self.latency is None), tell)
