@@ -109,7 +109,8 @@ class HeadTurner:
             sizes = [f.size[0] for f in own[:-1]]
             makes = use.node.op in ("Add", "MatMul") or (use.node.op == "Gemm" and use.slot)
             tied = use.weight and len(use.constant.outputs) > 1
-            if int(np.prod(sizes)) != heads or not makes or tied:
+            rounds = np.dtype(use.constant.dtype).itemsize < 4  # half precision would round the new basis
+            if int(np.prod(sizes)) != heads or not makes or tied or rounds:
                 return False
         return True
 
