@@ -75,17 +75,17 @@ class Plan:
         """Units of work of `n` rows or images that are not cut into parts."""
         return n * self.tiles if self.layer.image else -(-n // -self.tiles)
 
-    def function(self) -> Any:
-        """The TVM function."""
+    def function(self, tensors: bool = False) -> Any:
+        """The TVM function; `tensors` as in `frame.kernel`."""
         kind = "int32" if self.wide_offsets else "uint16"
-        return kernel(self.name, self.lanes, kind, self.template().emit)
+        return kernel(self.name, self.lanes, kind, self.template().emit, tensors)
 
 
-def compiled(plans: Sequence[Plan], target: Target) -> Any:
+def compiled(plans: Sequence[Plan], target: Target, tensors: bool = False) -> Any:
     """A module with the kernels of all plans. Takes about 0.1 s for each."""
     import tvm
 
-    functions = {plan.name: plan.function() for plan in plans}
+    functions = {plan.name: plan.function(tensors) for plan in plans}
     with tvm.transform.PassContext(config=QUICK):
         return tvm.compile(tvm.IRModule(functions), target=target.tvm())
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pruneopt.backends.tvm.candidates import blocks, candidates
 from pruneopt.backends.tvm.compiler import Plan
@@ -18,6 +19,13 @@ from pruneopt.backends.tvm.target import Target
 ROUNDS = (3, 9, 27)  # runs in each stage
 KEPT = 3  # one in so many goes on
 SLOW = 0.05  # seconds of a run from which on fewer are made
+
+
+class Timed(Protocol):
+    """A kernel that is ready to run, here or on a board."""
+
+    def seconds(self) -> float:
+        """How long one run takes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ def tune(
     records: Records,
     trials: int,
     tried: Callable[[float], None] = lambda best: None,
-    trial: Callable[[Plan, Target, Work], Trial] = Trial,
+    trial: Callable[[Plan, Target, Work], Timed] = Trial,
 ) -> Best:
     """The best of `trials` schedules; `tried` is told the best time so far after each measurement.
 
@@ -49,7 +57,7 @@ def tune(
     if known and records.finished(name) >= trials:
         return _best(known, 0)
     chosen = candidates(layer, possible, work.n, target.lanes, trials)
-    ready: dict[Schedule, Trial] = {}
+    ready: dict[Schedule, Timed] = {}
     measured = 0
     for rounds in ROUNDS:
         for schedule in chosen:
@@ -66,7 +74,7 @@ def tune(
     return _best(known, measured)
 
 
-def _measure(ready: Trial, rounds: int) -> float:
+def _measure(ready: Timed, rounds: int) -> float:
     """Median time of a run, after one that warms up."""
     first = ready.seconds()
     count = max(1, rounds // 3) if first > SLOW else rounds

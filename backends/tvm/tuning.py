@@ -22,11 +22,11 @@ from pruneopt.backends.tvm.records import Records
 from pruneopt.backends.tvm.rewriting import rewrite
 from pruneopt.backends.tvm.sites import Site, Sizes, find
 from pruneopt.backends.tvm.target import Target
-from pruneopt.backends.tvm.tuner import Best, tune
+from pruneopt.backends.tvm.tuner import Best, Timed, tune
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 
-Trials = Callable[[Plan, Target, Work], Trial]
+Trials = Callable[[Plan, Target, Work], Timed]
 
 
 @dataclass
