@@ -26,7 +26,7 @@ from pruneopt.passes.base import Context, Outcome, Unchanged, prove
 from pruneopt.passes.length.counting import Stage
 from pruneopt.passes.length.faults import faults, useless
 from pruneopt.passes.length.filling import Plan
-from pruneopt.passes.length.finding import find_sites, sentence
+from pruneopt.passes.length.finding import find_sites, long_enough, sentence
 from pruneopt.passes.length.marking import Group, Marked, mark
 from pruneopt.passes.length.opened import opened
 from pruneopt.passes.length.rewriting import entry_of, rewrite
@@ -77,6 +77,7 @@ class Length:
         Raises:
             PruneoptError: no site can be a stage; the message says why.
         """
+        context = long_enough(model, context)
         plain = opened(model, context)
         if plain is not model:
             prove(plain, Unchanged(model, context.feeds), context)

@@ -8,7 +8,7 @@ from pruneopt.analysis.axes import Axis, Kind
 from pruneopt.analysis.cost import CostModel
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.tokens import Refusal, Site, meets
-from pruneopt.passes.length.marking import Group, Marked
+from pruneopt.passes.length.marking import Gap, Group, Marked
 
 LEAST_SAVING = 1e-2  # share of the multiply-accumulates that half of the tokens must save
 
@@ -18,6 +18,9 @@ def faults(marked: Marked) -> dict[Site, Refusal]:
     found: dict[Site, Refusal] = {}
     for group in marked.groups:
         found |= {s: Refusal(s.tensor, "all tokens are needed again before it") for s in group.apart}
+        for gap in group.of("along"):
+            if unbatched := _unbatched(marked, group, gap):
+                found |= {s: Refusal(s.tensor, unbatched) for s in group.sites}
         reached = _reached(marked, group)
         lengths: dict[int, Site] = {}
         for gap in group.shorts():
@@ -36,6 +39,19 @@ def faults(marked: Marked) -> dict[Site, Refusal]:
                     gap.source.name, "holds its tokens more than once"
                 )
     return found
+
+
+def _unbatched(marked: Marked, group: Group, gap: Gap) -> str:
+    """Why a companion cannot be gathered for each sample: its first dimension is not the batch."""
+    axes, cut = marked.analysis.axes.get(gap.hole.name), marked.analysis.axes.get(group.shorts()[0].hole.name)
+    if axes is None or cut is None:
+        return ""
+    batch = cut[group.sites[0].dims[0]]
+    missing = gap.rank - len(axes)
+    fits = missing > 0 or set(axes[0].size) == {1} or axes[0].size == batch.size
+    if missing < 0 or not fits or 0 in [d + missing for d in gap.dims]:
+        return f"'{gap.origin}' belongs to its tokens and has no batch in front"
+    return ""
 
 
 def _fault(marked: Marked, axis: Axis, reached: set[str]) -> str | None:

@@ -210,11 +210,11 @@ class Filler:
             self._set(gap.hole, source)
             return
         assert self.spots is not None
-        rank, batch = self._rank(gap), 0
-        if batch in gap.dims:
-            raise PruneoptError(f"'{gap.source.name}' has no batch dimension in front of its tokens")
+        missing = gap.rank - self._rank(gap)
+        if missing:
+            source = emit.unsqueeze(source, *range(missing))
         for dim in gap.dims:
-            source = self._gather(source, dim, rank)
+            source = self._gather(source, dim + missing, gap.rank)
         self._set(gap.hole, source)
 
     def _gather(self, source: gs.Tensor, dim: int, rank: int) -> gs.Tensor:

@@ -6,12 +6,41 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pruneopt.analysis.infer import analyse
 from pruneopt.analysis.tokens import Refusal, Site, Tokens, same
 from pruneopt.errors import PruneoptError
+from pruneopt.frontends.sizes import probe_sizes
+from pruneopt.frontends.synthetic import synthetic
+from pruneopt.model import Model
 from pruneopt.passes.base import Context
 from pruneopt.passes.length.filling import heads_of
 
 LEAST_TOKENS = 8  # fewer are not worth a stage
+
+
+def long_enough(model: Model, context: Context) -> Context:
+    """The context, with longer synthetic inputs where those observed hold only a few tokens (raw audio)."""
+    found = Tokens(analyse(model, context.observation(model))).attentions
+    if not found or max(max(a.tokens.size) for a in found) >= LEAST_TOKENS:
+        return context
+    for small, large in probe_sizes(model):
+        try:
+            feeds = synthetic(model, small, context.seed), synthetic(model, large, context.seed + 1)
+            other = Context(
+                context.backend,
+                feeds,
+                context.calibration,
+                context.keep,
+                context.seed,
+                context.threads,
+                context.progress,
+            )
+            found = Tokens(analyse(model, other.observation(model))).attentions
+        except PruneoptError:
+            continue
+        if found and max(min(a.tokens.size) for a in found) >= LEAST_TOKENS:
+            return other
+    return context
 
 
 def find_sites(tokens: Tokens, context: Context) -> tuple[list[list[Site]], list[Refusal]]:
@@ -71,7 +100,7 @@ def _is_causal(tokens: Tokens, site: Site, context: Context, known: dict[str, bo
 
 def sentence(refused: Sequence[Refusal]) -> str:
     if not refused:
-        return "length: there is no self-attention in this model, so it has no tokens to remove"
+        return "length: no softmax in this model is that of a self-attention over tokens, so there are none to remove"
     return f"length: no tokens can be removed; {refused[0]}" + (
         f" (and {len(refused) - 1} more)" if refused[1:] else ""
     )

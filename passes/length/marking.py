@@ -34,6 +34,7 @@ class Gap:
         level: number of the site, counted from 1; the last one in front of a gap `back`.
         dims: the token dimensions.
         origin: name of the tensor of the original graph that it stands for.
+        rank: with `along`, the dimensions of what reads it; the first is the batch there.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Gap:
     level: int
     dims: tuple[int, ...]
     origin: str = ""
+    rank: int = 0
 
 
 @dataclass(eq=False)
@@ -179,7 +181,7 @@ class _Walk:
                 self._redirect_cut(node, twin, slot)
             elif (id(node), slot) in self.along and level:
                 dims = self.along[id(node), slot]
-                twin.inputs[slot] = self.marking.gap(self.group, "along", twin.inputs[slot], level, dims)
+                twin.inputs[slot] = self._along(node, twin.inputs[slot], level, dims)
                 fewer = True
         for out in node.outputs if fewer else ():
             if any(meets(a, self.group.tokens) for a in self.tokens.analysis.axes.get(out.name, [])):
@@ -214,6 +216,12 @@ class _Walk:
         if level is not None:
             site = self.group.sites[level - 1]
             twin.inputs[slot] = self._short_of(twin.inputs[slot], level, site.dims[1])
+
+    def _along(self, node: gs.Node, source: gs.Tensor, level: int, dims: tuple[int, ...]) -> gs.Variable:
+        hole = self.marking.gap(self.group, "along", source, level, dims)
+        gap = next(g for g in self.group.gaps if g.hole is hole)
+        gap.rank = max(gap.rank, len(self.tokens.analysis.axes.get(node.outputs[0].name, [])))
+        return hole
 
     def _short_of(self, tensor: gs.Tensor, level: int, dim: int) -> gs.Variable:
         return self.marking.gap(self.group, "short", tensor, level, (dim,))
