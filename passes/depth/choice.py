@@ -23,7 +23,7 @@ class Wanted:
     ratio: float | None
     drop: int | None
     budgets: dict[str, float]
-    mapped: bool
+    mapped: bool = False
 
 
 def choose(study: Study, sets: Sequence[list[Block]], wanted: Wanted) -> Choice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,6 +12,7 @@ from pruneopt.analysis.infer import analyse
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.depth.allowed import named, objection
 from pruneopt.passes.depth.bypass import Amends, bypass
 from pruneopt.passes.depth.choice import Wanted, choose
 from pruneopt.passes.depth.criteria import find_criterion
@@ -113,13 +114,34 @@ class Depth:
         if self.exit is not None:
             return self._leave(blocks, later_heads(blocks, self.exit), context)
         if self.blocks is not None:
-            return self._rewrite(blocks, self._named(blocks, context), context, {})
+            return self._rewrite(blocks, named(self.blocks, blocks, context, self.cache), context, {})
         sets = self._sets(blocks, context)
         every = list({unit.name: unit for units in sets for unit in units}.values())
         study = Study(blocks, every, context, _batches(context, len(every)))
-        wanted = Wanted(self.criterion or "greedy", self.ratio, self.drop, self.budgets, bool(self.fit))
+        wanted = Wanted(self.criterion or "greedy", self.ratio, self.drop, self.budgets)
+        if self.fit and self.budgets:  # maps cost something: then more has to go than without them
+            return self._cheaper(study, sets, wanted, context)
         dropped, entry = choose(study, sets, wanted)
         return self._rewrite(blocks, dropped, context, entry | _data(context))
+
+    def _cheaper(
+        self, study: Study, sets: Sequence[list[Block]], wanted: Wanted, context: Context
+    ) -> Outcome:
+        """Blocks chosen with the cost of their maps, or fewer without maps: what does less damage on held-out data."""
+        outcomes: list[tuple[float, bool, Outcome]] = []
+        _, held = hold_out(split_batches(context.calibration))
+        for mapped in (True, False):
+            try:
+                dropped, entry = choose(study, sets, replace(wanted, mapped=mapped))
+            except PruneoptError:
+                if outcomes or mapped:
+                    continue
+                raise
+            each = self if mapped else replace(self, fit=None)
+            outcome = each._rewrite(study.blocks, dropped, context, entry)
+            judge = Judge(study.blocks, dropped, context, held)
+            outcomes.append((judge.of(outcome.model), not mapped, outcome))
+        return min(outcomes, key=lambda found: found[:2])[2]
 
     def _sets(self, blocks: Blocks, context: Context) -> list[list[Block]]:
         """What to choose among: a budget takes sub-layers or whole layers, whichever does less damage."""
@@ -127,7 +149,7 @@ class Depth:
             return [self.candidates(blocks, context, self.unit or "layer")]
         sets = [self.candidates(blocks, context, "block")]
         layers = [b for b in blocks.units("layer") if self._wants(b, blocks)]
-        free = [b for b in layers if not self._objection(b, blocks, context)]
+        free = [b for b in layers if not objection(b, blocks, context, self.cache)]
         return [*sets, free] if free else sets
 
     def candidates(self, blocks: Blocks, context: Context, unit: str = "layer") -> list[Block]:
@@ -137,7 +159,7 @@ class Depth:
             PruneoptError: there are none; the message says what stands against those that were found.
         """
         wanted = [b for b in blocks.units(unit) if self._wants(b, blocks)]
-        free = [b for b in wanted if not self._objection(b, blocks, context)]
+        free = [b for b in wanted if not objection(b, blocks, context, self.cache)]
         if free:
             return free
         if not blocks.all():
@@ -149,7 +171,7 @@ class Depth:
                 f"depth: no block matches; there are {', '.join(b.name for b in blocks.all()[:9])}"
             )
         first = wanted[0]
-        raise PruneoptError(f"depth: {first.name} cannot go: {self._objection(first, blocks, context)}")
+        raise PruneoptError(f"depth: {first.name} cannot go: {objection(first, blocks, context, self.cache)}")
 
     def _wants(self, block: Block, blocks: Blocks) -> bool:
         if self.part != "all" and (block.name.partition(".")[0] in blocks.decoder) != (
@@ -157,26 +179,6 @@ class Depth:
         ):
             return False
         return any(fnmatchcase(name, self.only) for name in (block.name, *blocks.names(block)))
-
-    def _objection(self, block: Block, blocks: Blocks, context: Context) -> str:
-        """Why a block has to stay, or nothing."""
-        if block.refused:
-            return block.refused
-        if block.sides and not self.cache:
-            return f"it makes the model's output '{block.sides[0]}'; cache=true lets that go, too"
-        kept = [n for n in blocks.names(block) for pattern in context.keep if fnmatchcase(n, pattern)]
-        return f"'{kept[0]}' is kept as asked" if kept else ""
-
-    def _named(self, blocks: Blocks, context: Context) -> list[Block]:
-        known = {b.name: b for b in blocks.all()}
-        found = []
-        for name in (self.blocks or "").split("+"):
-            if name not in known:
-                raise UsageError(f"depth: there is no block '{name}'; there are {', '.join(known) or 'none'}")
-            if objection := self._objection(known[name], blocks, context):
-                raise PruneoptError(f"depth: {name} cannot go: {objection}")
-            found.append(known[name])
-        return list(dict.fromkeys(found))
 
     def _rewrite(
         self, blocks: Blocks, dropped: Sequence[Block], context: Context, entry: dict[str, Any]

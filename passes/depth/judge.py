@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from pruneopt.analysis.blocks import Block, Blocks
 from pruneopt.analysis.observe import Feeds
+from pruneopt.model import Model
 from pruneopt.passes.base import Context
 from pruneopt.passes.depth.bypass import Amends, bypass
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
@@ -33,7 +34,10 @@ class Judge:
 
     def damage(self, amends: Amends) -> float:
         """Of dropping the blocks and making up for it so; see `statistics.damage`."""
-        small = bypass(self.blocks, self.dropped, amends)
+        return self.of(bypass(self.blocks, self.dropped, amends))
+
+    def of(self, small: Model) -> float:
+        """Of a rewritten model."""
         return damage(self._dense, outputs(small, self.context, self.held), self._probabilities)
 
 

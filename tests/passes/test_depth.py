@@ -26,6 +26,7 @@ from pruneopt.passes.depth.candidates import candidates
 from pruneopt.passes.depth.judge import Judge
 from pruneopt.passes.depth.laco import match, merged
 from pruneopt.passes.depth.order import exchanged, neighbours, reorder_layers
+from pruneopt.passes.depth.select import Costs
 from pruneopt.passes.depth.switches import Bypassed
 from pruneopt.passes.proof import distance, prove
 from pruneopt.passes.spec import parse_passes, show_pass
@@ -198,6 +199,15 @@ def test_a_linear_map_helps_where_blocks_are_linear(kind: str) -> None:
         for m in (plain, outcome.model)
     )
     assert fitted < 0.5 * without
+
+
+def test_maps_are_left_out_where_fewer_blocks_without_them_do_less_damage() -> None:
+    """Two silent layers can go for nothing; with the cost of maps a third one would have to."""
+    blocks, context = known(silenced("pre", 4, (1, 2)), batches())
+    share = 1.0001 - Costs(blocks).saved("macs", blocks.layers[1:3])
+    half = Depth(macs=share, unit="layer", fit="linear").run(blocks.analysis.model, context)
+    assert [b["name"] for b in half.entry["dropped"]] == ["layer1", "layer2"]
+    assert half.entry["mapped"] == []
 
 
 def test_layers_of_one_build_are_matched_and_merged() -> None:
