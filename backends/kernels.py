@@ -16,7 +16,7 @@ from pruneopt.backends.ort import Session
 from pruneopt.model import Model
 
 SECONDS = 0.2  # spent on a model, between LEAST and MOST runs
-LEAST, MOST = 5, 15
+LEAST, MOST = 3, 15
 SUFFIX = "_kernel_time"
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
