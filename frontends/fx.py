@@ -20,6 +20,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.frontends import extras
 from pruneopt.frontends import onnx as frontend
+from pruneopt.frontends.numbers import fold_numbers, settle_casts
 from pruneopt.model import Model, constants
 
 KIND = "torch.kind"  # metadata of a tensor: whether it was a parameter or a buffer of the module
@@ -154,7 +155,8 @@ def _names(parameters: list[tuple[str, Any]], buffers: list[tuple[str, Any]]) ->
 
 
 def _model(proto: onnx.ModelProto, names: Names) -> Model:
-    _settle_casts(proto.graph)
+    settle_casts(proto.graph)
+    fold_numbers(proto, names.kinds)
     model = frontend.from_proto(proto)
     known = constants(model.graph)
     taken = {constant.name for constant in known}
@@ -164,27 +166,19 @@ def _model(proto: onnx.ModelProto, names: Names) -> Model:
     if model.header.ir_version >= METADATA_SINCE:
         _record(model, names.kinds)
     name_turned(model.graph, set(names.kinds))
+    _name_numbers(model.graph, set(names.kinds))
     return model
 
 
-def _settle_casts(graph: onnx.GraphProto) -> None:
-    """CastLike to Cast where the type is known: then the result depends on the data alone, and may be a constant."""
-    infos = (*graph.value_info, *graph.input, *graph.output)
-    types = {info.name: info.type.tensor_type.elem_type for info in infos}
-    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "CastLike" and types.get(node.input[1]):
-            node.op_type = "Cast"
-            del node.attribute[:]
-            node.attribute.add(name="to", type=onnx.AttributeProto.INT, i=types[node.input.pop()])
-
-
 def _record(model: Model, kinds: Mapping[str, str]) -> None:
-    """Write down at each tensor what it was in the module: shapes do not tell a learned scalar from a number."""
+    """Write down at each tensor what it was in the module: shapes do not tell a learned scalar from a number.
+
+    Numbers of the exporter's own do not learn.
+    """
     for constant in constants(model.graph):
         known = extras.of_constant(constant)
-        if known is not None and constant.name in kinds:
-            known.stored.header.metadata_props.add(key=KIND, value=kinds[constant.name])
+        if known is not None:
+            known.stored.header.metadata_props.add(key=KIND, value=kinds.get(constant.name, "buffer"))
 
 
 def name_turned(graph: gs.Graph, names: set[str]) -> None:
@@ -208,6 +202,16 @@ def name_turned(graph: gs.Graph, names: set[str]) -> None:
             sources[id(tensor)] = found
             if found and id(tensor) not in ends:
                 tensor.name = _turned(node, found) or f"{'+'.join(found)}//{tensor.name}"
+
+
+def _name_numbers(graph: gs.Graph, names: set[str]) -> None:
+    """Vectors of the exporter's own (the zero bias of a convolution) are named after the weight beside them."""
+    for node in graph.nodes:
+        weights = [t.name for t in node.inputs if isinstance(t, gs.Constant) and t.name in names]
+        for tensor in node.inputs if len(weights) == 1 else ():
+            own = isinstance(tensor, gs.Constant) and tensor.name not in names and len(tensor.outputs) == 1
+            if own and len(tensor.shape) == 1 and tensor.shape[0] > 1:
+                tensor.name = f"{weights[0]}//{tensor.name}"
 
 
 def _origins(

@@ -13,10 +13,10 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.backends.torch.table import find
 from pruneopt.frontends import extras
+from pruneopt.frontends.fx import KIND
 from pruneopt.model import Model, values
 
 SMALL = 64  # entries up to which integers are shape arithmetic: they stay on the CPU, out of the state
-KIND = "torch.kind"  # metadata of a tensor that came from a module: "parameter" or "buffer"
 LARGEST = 1e30  # what is larger is minus infinity in a mask, no weight
 FLOATS = {"float16", "float32", "float64", "bfloat16"}
 

@@ -1,3 +1,4 @@
+# mypy: disallow-subclassing-any=False
 """Ten small modules in the manner of timm and transformers, with an example input and what varies."""
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
+Module: Any = nn.Module
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def tokens(length: int = 7) -> Example:
     return Example((torch.randint(0, 50, (2, length)),), (sizes,))
 
 
-class Mlp(nn.Module):
+class Mlp(Module):
     """Linear layers and a residual."""
 
     def __init__(self) -> None:
@@ -44,7 +46,7 @@ class Mlp(nn.Module):
         return self.head(x + self.blocks[1](F.relu(self.blocks[0](x))))
 
 
-class Attention(nn.Module):
+class Attention(Module):
     """Queries, keys and values as one map, or as three with shared heads and rotated positions."""
 
     def __init__(self, width: int, heads: int, shared: int = 1, rotates: bool = False) -> None:
@@ -76,7 +78,7 @@ class Attention(nn.Module):
         return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
-class Rms(nn.Module):
+class Rms(Module):
     """Root-mean-square norm."""
 
     def __init__(self, width: int) -> None:
@@ -88,7 +90,7 @@ class Rms(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.weight
 
 
-class Layer(nn.Module):
+class Layer(Module):
     """A layer of an encoder, or of a Llama-like decoder (gated, rotated, shared heads), with scaled branches."""
 
     def __init__(self, width: int, gated: bool = False, scaled: bool = False) -> None:
@@ -110,7 +112,7 @@ class Layer(nn.Module):
         return x + (h if self.gamma is None else self.gamma * h)
 
 
-class Language(nn.Module):
+class Language(Module):
     """Embedded tokens through layers to words; the embedding may be the head too."""
 
     def __init__(self, gated: bool = False, tied: bool = False, places: bool = True) -> None:
@@ -133,7 +135,7 @@ class Language(nn.Module):
         return self.head(self.norm(x))
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(Module):
     """Patches, a class token and learned positions."""
 
     def __init__(self, scaled: bool = False) -> None:
@@ -153,7 +155,7 @@ class VisionTransformer(nn.Module):
         return self.head(self.norm(x)[:, 0])
 
 
-class Residual(nn.Module):
+class Residual(Module):
     """Two normalised convolutions beside the identity."""
 
     def __init__(self, width: int, groups: int = 1) -> None:
@@ -182,7 +184,7 @@ def convolutional(groups: int = 1) -> Any:
     return module.eval()
 
 
-class ConvNext(nn.Module):
+class ConvNext(Module):
     """Depthwise convolutions, channels last, scaled branches."""
 
     def __init__(self) -> None:
@@ -198,7 +200,7 @@ class ConvNext(nn.Module):
         return self.head((x + (self.gamma * h).permute(0, 3, 1, 2)).mean((2, 3)))
 
 
-class Recurrent(nn.Module):
+class Recurrent(Module):
     """A bidirectional LSTM over embedded tokens."""
 
     def __init__(self) -> None:

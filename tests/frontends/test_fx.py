@@ -1,3 +1,4 @@
+# mypy: disallow-subclassing-any=False
 """PyTorch modules become models, and every learnable tensor keeps its name."""
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pruneopt.api import make_context  # noqa: E402
 from pruneopt.cli import main  # noqa: E402
 from pruneopt.errors import PruneoptError, UsageError  # noqa: E402
 from pruneopt.model import Model  # noqa: E402
-from tests.frontends.modules import MODULES, Example  # noqa: E402
+from tests.frontends.modules import MODULES, Example, Module  # noqa: E402
 
 
 def exported(name: str) -> tuple[Any, Example, Model]:
@@ -52,6 +53,7 @@ def test_pruned_trained_and_exported_again(name: str) -> None:
     result = po.prune(model, macs=0.7, timed=False)
     assert not any(group["name"].startswith("val_") for group in result.report["groups"])
     module = result.model.to_torch()
+    assert not any(name.startswith("val_") for name, _ in module.named_parameters())
     context = make_context(result.model)
     inputs = [torch.from_numpy(v) for v in context.feeds[0].values()]
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-2)
@@ -70,7 +72,7 @@ def test_transposed_weights_are_called_after_theirs() -> None:
 
 
 def test_a_learned_scalar_stays_one_and_a_number_does_not_become_one() -> None:
-    class Scaled(torch.nn.Module):
+    class Scaled(Module):
         def __init__(self) -> None:
             super().__init__()
             self.gain = torch.nn.Parameter(torch.tensor(3.0))
@@ -83,7 +85,7 @@ def test_a_learned_scalar_stays_one_and_a_number_does_not_become_one() -> None:
 
 
 def test_tied_tensors_have_the_first_of_their_names() -> None:
-    class Tied(torch.nn.Module):
+    class Tied(Module):
         def __init__(self) -> None:
             super().__init__()
             self.embed = torch.nn.Embedding(11, 8)
@@ -171,7 +173,7 @@ def test_requests_that_make_no_sense() -> None:
 
 
 def test_a_module_that_cannot_be_exported_is_an_error_of_one_sentence() -> None:
-    class Branches(torch.nn.Module):
+    class Branches(Module):
         def forward(self, x: Any) -> Any:
             return x if x.sum() > 0 else -x
 
