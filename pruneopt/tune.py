@@ -47,6 +47,7 @@ def tune(
     """
     from pruneopt.backends.tvm import tuning
     from pruneopt.backends.tvm.records import Records
+    from pruneopt.backends.tvm.rewriting import rewrite
     from pruneopt.backends.tvm.target import parse
     from pruneopt.runtime import library_of
 
@@ -73,7 +74,7 @@ def tune(
     if not kept:
         library.unlink()
         raise PruneoptError("every layer is faster dense on this machine: nothing was written; prune further")
-    made = tuning.rewrite(model, tuning.plans(kept, goal))
+    made = rewrite(model, tuning.plans(kept, goal))
     made.save(out)
     report = _report(model, made, found, kept, left, time.perf_counter() - start)
     if runs_here:

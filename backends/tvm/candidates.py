@@ -44,7 +44,14 @@ def candidates(
         every += _lines(layer, block, lanes) if layer.image else _rows(layer, block, n, lanes)
     unique = list(dict.fromkeys(every))
     random.Random(seed).shuffle(unique)
-    return unique[:limit]
+    return sorted(unique, key=lambda each: not _promising(each, n))[:limit]
+
+
+def _promising(schedule: Schedule, n: int) -> bool:
+    """Whether a schedule is of a kind that has often won, so that even a short search finds a fair one."""
+    if schedule.template == "outputs":
+        return schedule.registers >= min(n, 8) and schedule.block >= 16
+    return schedule.registers in ((4, 6, 7, 8) if schedule.block == 1 else (2, 3)) and schedule.unroll == 1
 
 
 def _outputs(block: int, n: int, lanes: int) -> list[Schedule]:

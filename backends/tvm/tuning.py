@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,8 @@ def tuned(
         site = group.sites[0]
         work = Work(site.weight, site.n[-1] if site.n else 128, threads)
         name = site.node.name or site.y.name
-        group.best = tune(
-            site.layer,
-            work,
-            target,
-            records,
-            trials,
-            lambda best, name=name: progress.tried(name, best),
-            trial,
-        )
+        tried = partial(progress.tried, name)
+        group.best = tune(site.layer, work, target, records, trials, tried, trial)
     return found, left
 
 

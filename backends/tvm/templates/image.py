@@ -79,7 +79,7 @@ class Pixels:
             for i in range(image.kernel[0])
             for j in range(image.kernel[1])
         ]
-        return (np.arange(self.depth)[:, None] * self.channel + np.array(taps)).ravel()
+        return np.asarray((np.arange(self.depth)[:, None] * self.channel + np.array(taps)).ravel(), np.int64)
 
     def full(self, k: Frame, tile: Expr) -> None:
         """Every tile is."""

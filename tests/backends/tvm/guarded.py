@@ -113,7 +113,7 @@ def _act(x: Array, layer: Layer) -> Array:
     if name == "Relu":
         return np.maximum(x, 0)
     if name == "Clip":
-        return np.clip(x, *parameters)
+        return np.asarray(np.clip(x, parameters[0], parameters[1]))
     if name == "LeakyRelu":
         return np.where(x > 0, x, parameters[0] * x)
     return np.asarray(x * np.clip(x / 6 + 0.5, 0, 1)) if name == "HardSwish" else x

@@ -1,0 +1,180 @@
+"""Sparse kernels against ONNX Runtime, PyTorch's and SciPy's CSR, and the roofline.
+
+    python -m benchmarks.kernels [--threads 1] [--trials 12] [--only "MatMul 384x384"] [--density 0.2 0.1]
+
+Each row is one shape at one sparsity: times are medians of runs in turns, of the CPU time of one thread, or of the
+clock for more threads. The roofline is the time of the non-zeros' multiplications at the rate of a dense product
+that fits into the first cache. Peers that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import helper, numpy_helper
+
+from pruneopt.model import Model
+from pruneopt.tune import session_options, tune
+
+# name -> (inputs, outputs, rows), or (channels, outputs, side, kernel)
+ROWS = {
+    "MatMul 384x384, M=128": (384, 384, 128),
+    "MatMul 768x768, M=384": (768, 768, 384),
+    "MatMul 768x3072, M=128": (768, 3072, 128),
+    "MatMul 768x3072, M=1": (768, 3072, 1),
+}
+IMAGES = {
+    "1x1 conv 64-256, 56x56": (64, 256, 56, 1),
+    "1x1 conv 512-128, 28x28": (512, 128, 28, 1),
+    "3x3 conv 64-64, 56x56": (64, 64, 56, 3),
+    "3x3 conv 256-256, 14x14": (256, 256, 14, 3),
+}
+ROUNDS = 21
+Run = Callable[[], Any]
+
+
+def zeros(shape: tuple[int, ...], block: int, density: float) -> Any:
+    """A float32 weight [outputs, ...] of which blocks of outputs share their zeros."""
+    rng = np.random.default_rng(5)
+    kept = rng.random((shape[0] // block, *shape[1:])) < density
+    return np.asarray(rng.standard_normal(shape) * np.repeat(kept, block, 0), np.float32)
+
+
+def layer(name: str, block: int, density: float) -> tuple[Model, Any, Any]:
+    """One layer as a model, its input, and its weight [outputs, inputs]."""
+    if name in ROWS:
+        inputs, outputs, n = ROWS[name]
+        weight = zeros((outputs, inputs), block, density)
+        node, shape = helper.make_node("MatMul", ["x", "w"], ["y"]), [n, inputs]
+        stored = np.ascontiguousarray(weight.T)
+    else:
+        channels, outputs, side, kernel = IMAGES[name]
+        stored = zeros((outputs, channels, kernel, kernel), block, density)
+        weight = stored.reshape(outputs, -1)
+        node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[kernel // 2] * 4)
+        shape = [1, channels, side, side]
+    ends = [helper.make_tensor_value_info("x", 1, shape), helper.make_tensor_value_info("y", 1, None)]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [numpy_helper.from_array(stored, "w")])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.random.default_rng(6).standard_normal(shape).astype(np.float32)
+    return Model.from_proto(proto), x, weight
+
+
+def dense(model: Model, x: Any, threads: int) -> Run:
+    import onnxruntime
+
+    data = model.proto().SerializeToString()
+    opened = onnxruntime.InferenceSession(data, session_options(threads), providers=["CPUExecutionProvider"])
+    return lambda: opened.run(None, {"x": x})
+
+
+def ours(model: Model, x: Any, threads: int, trials: int) -> tuple[Run, float]:
+    """The layer with a tuned kernel, and how large the file has become against before."""
+    from pruneopt.runtime import session
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.onnx"
+        report = tune(model, out, threads=threads, trials=trials, gate=False)
+        opened = session(out, session_options(threads))
+    return lambda: opened.run(None, {"x": x}), report["bytes_after"] / report["bytes_before"]
+
+
+def peers(x: Any, weight: Any, threads: int) -> dict[str, Run]:
+    """CSR products of PyTorch and SciPy, for rows: weight [outputs, inputs] by x' [inputs, rows]."""
+    found: dict[str, Run] = {}
+    if x.ndim != 2:
+        return found
+    turned = np.ascontiguousarray(x.T)
+    try:
+        import torch
+    except ImportError:
+        pass
+    else:
+        torch.set_num_threads(threads)
+        csr, right = torch.from_numpy(weight).to_sparse_csr(), torch.from_numpy(turned)
+        found["torch"] = lambda: csr @ right
+    try:
+        from scipy.sparse import csr_matrix
+    except ImportError:
+        return found
+    matrix = csr_matrix(weight)
+    return found | {"scipy": lambda: matrix @ turned}
+
+
+def timed(runs: dict[str, Run], threads: int) -> dict[str, float]:
+    """Median seconds of each, in turns."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    spent: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run()
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            start = clock()
+            run()
+            spent[name].append(clock() - start)
+    return {name: statistics.median(times) for name, times in spent.items()}
+
+
+def peak() -> float:
+    """Multiply-adds a second of one thread, of a product that stays in cache."""
+    a = np.random.default_rng(0).standard_normal((192, 192)).astype(np.float32)
+    times = []
+    for _ in range(200):
+        start = time.thread_time()
+        a @ a
+        times.append(time.thread_time() - start)
+    return float(192**3 / min(times))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--block", type=int, nargs="*", default=[1, 16])
+    parser.add_argument("--density", type=float, nargs="*", default=[0.5, 0.3, 0.2, 0.1, 0.05])
+    options = parser.parse_args(arguments)
+    rate = peak() * options.threads
+    gains: dict[tuple[int, float], list[float]] = {}
+    print(
+        "shape | block | zeros | ours us | ONNX Runtime | torch CSR | scipy CSR | of roofline | file",
+        flush=True,
+    )
+    for name in [*ROWS, *IMAGES]:
+        for block in options.block if options.only in name else []:
+            for density in options.density:
+                model, x, weight = layer(name, block, density)
+                run, size = ours(model, x, options.threads, options.trials)
+                runs = {"ours": run, "dense": dense(model, x, options.threads)}
+                times = timed(runs | peers(x, weight, options.threads), options.threads)
+                ratio = {peer: f"{seconds / times['ours']:.2f}x" for peer, seconds in times.items()}
+                gains.setdefault((block, density), []).append(times["dense"] / times["ours"])
+                positions = len(x) if x.ndim == 2 else x.shape[2] * x.shape[3]
+                roof = np.count_nonzero(weight) * positions / rate / times["ours"]
+                cells = [
+                    name,
+                    f"{block}x1",
+                    f"{1 - density:.0%}",
+                    f"{times['ours'] * 1e6:.0f}",
+                    ratio["dense"],
+                ]
+                cells += [ratio.get("torch", "-"), ratio.get("scipy", "-"), f"{roof:.2f}", f"{size:.2f}"]
+                print(" | ".join(cells), flush=True)
+    for (block, density), each in sorted(gains.items(), reverse=True):
+        mean = float(np.exp(np.mean(np.log(each))))
+        print(
+            f"geometric mean, {block}x1 at {1 - density:.0%}: {mean:.2f}x over {len(each)} shapes", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
