@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import onnx_graphsurgeon as gs
 
@@ -145,8 +146,8 @@ class Length:
         whole = CostModel(tokens.analysis, -1).macs({})
         cost = CostModel(marked.analysis, -1)
         low, high = 0.02, 1.0
-        if self._cost(cost, marked, low) > (self.macs or 1) * whole:
-            least = self._cost(cost, marked, low) / whole
+        if self._cost(tokens, cost, marked, low) > (self.macs or 1) * whole:
+            least = self._cost(tokens, cost, marked, low) / whole
             raise PruneoptError(
                 f"length alone cannot go below {least:.0%} of the multiply-accumulates; add width or depth"
             )
@@ -154,20 +155,36 @@ class Length:
             middle = (low + high) / 2
             low, high = (
                 (middle, high)
-                if self._cost(cost, marked, middle) <= (self.macs or 1) * whole
+                if self._cost(tokens, cost, marked, middle) <= (self.macs or 1) * whole
                 else (low, middle)
             )
         return low
 
-    def _cost(self, cost: CostModel, marked: Marked, left: float) -> int:
-        kept = {}
+    def _cost(self, tokens: Tokens, cost: CostModel, marked: Marked, left: float) -> int:
+        kept, own = {}, 0
         for group in marked.groups:
             counts = lengths(self._stages(group, left), self.method, group.tokens.size[-1])
+            own += overhead(tokens, group, self.method, counts)
             for gap, count in zip(group.shorts(), counts, strict=True):
                 axis = marked.axis(gap)
                 if axis is not None:
                     kept[axis] = count
-        return cost.macs(kept)
+        return cost.macs(kept) + own
+
+
+def overhead(tokens: Tokens, group: Group, method: str, left: Sequence[int]) -> int:
+    """Multiply-accumulates of the stages themselves, at the larger of the observed sizes."""
+    if method == "static":
+        return 0
+    axes, total, before = tokens.analysis.axes, 0, group.tokens.size[-1]
+    for site, after in zip(group.sites, left, strict=True):
+        batch, _, channels = (axes[site.tensor][dim].size[-1] for dim in site.dims)
+        keys = prod(a.size[-1] for a in axes[site.attention.key]) // (batch * group.tokens.size[-1])
+        heads = prod(a.size[-1] for a in axes[site.attention.probabilities][:-2]) // batch
+        match = before * keys + (before // 2) ** 2 * keys // heads + after * (before - after) * channels
+        total += batch * (match if method == "tome" else before * channels)
+        before = after
+    return total
 
 
 __all__ = ["Length"]
