@@ -127,8 +127,8 @@ class Context:
 
     def ran(self, batch: Feeds, part: float = 1.0) -> None:
         """Count a run of a model, or of a part of it, on a batch of calibration data or a piece of one."""
-        whole = sum(map(_rows, self.calibration)) or 1
-        self.forwards += part * _rows(batch) / whole
+        if self.calibration:
+            self.forwards += part * _rows(batch) / sum(map(_rows, self.calibration))
 
     def observation(self, model: Model) -> Observation:
         """Sizes and values of `model`'s tensors; measured once per model."""

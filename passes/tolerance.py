@@ -10,6 +10,7 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rewriting.masked import Masked
+from pruneopt.passes.statistics.stream import hold_out, split_batches
 from pruneopt.passes.verify import fidelity
 from pruneopt.passes.width import Width
 
@@ -53,7 +54,9 @@ class Tolerance:
         return Repair(ways="self").mend(outcome.model, outcome.claim, context).model
 
     def _distance(self, model: Model, original: Model, context: Context) -> float:
-        batches = list(context.calibration) or list(context.feeds)
+        """On batches that nothing was fitted to, as far as there are some."""
+        _, held = hold_out(split_batches(context.calibration))
+        batches = held or list(context.feeds)
         moved = fidelity(context, original, model, batches)
         return max((m["rel_l2"] for m in moved.values()), default=0.0)
 

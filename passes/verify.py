@@ -99,6 +99,8 @@ def _outputs(
     if all(known) and model is context.original:
         return [found for found in known if found]
     session = context.session(model)
+    for found, feeds in zip(known, batches, strict=True):
+        context.ran(feeds, 0.0 if found else 1.0)
     return [found or session.run(feeds) for found, feeds in zip(known, batches, strict=True)]
 
 

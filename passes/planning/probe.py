@@ -27,7 +27,7 @@ from pruneopt.passes.statistics.leastsquares import refit, ridge
 from pruneopt.passes.statistics.stream import split_batches
 
 Array = npt.NDArray[Any]
-FORWARDS = 6.0  # passes over the calibration set that all probes together may take
+FORWARDS = 4.0  # passes over the calibration set that all probes together may take
 SHARES = (0.125, 0.5)  # of a group that its probes lose
 EVERYWHERE = (0.0625, 0.25)  # where everything reads the group
 ROWS = 8  # in one run of a probe, at most
