@@ -49,7 +49,7 @@ def _batch_statistics(
     """What ONNX's own training mode says: the running statistics are outputs, of the biased variance."""
     dims = [d for d in range(x.dim()) if d != 1]
     now, spread = x.mean(dims), x.var(dims, correction=0)
-    y = F.batch_norm(x, now, spread, scale, bias, False, 0.0, epsilon)
+    y = _affine(x, scale * torch.rsqrt(spread + epsilon), bias, now)
     return y, mean * momentum + now * (1 - momentum), var * momentum + spread * (1 - momentum)
 
 

@@ -304,3 +304,19 @@ def test_values_survive_the_way_there_and_back(kind: str) -> None:
     back = to_array(to_tensor(array))
     assert back.dtype == dtype
     assert back.tobytes() == array.tobytes()
+
+
+def test_statistics_of_the_batch_are_part_of_the_gradient() -> None:
+    """BatchNormalization in ONNX's own training mode, as weight standardisation is exported."""
+    b = Builder()
+    for name, value in (("s", 1.0), ("b", 0.0), ("mean", 0.0), ("var", 1.0)):
+        b.weights.append(numpy_helper.from_array(np.full(3, value, np.float32), name))
+    outputs_ = ["y", "m", "v"]
+    b.node("BatchNormalization", "x", "s", "b", "mean", "var", outputs=outputs_, training_mode=1)
+    module = Model.from_proto(b.model({"x": [8, 3]}, {"y": [8, 3]})).to_torch()
+    x = torch.randn(8, 3, requires_grad=True)
+    weights = torch.randn(8, 3)
+    (module(x) * weights).sum().backward()
+    z = x.detach().clone().requires_grad_()
+    (torch.nn.functional.batch_norm(z, None, None, training=True) * weights).sum().backward()
+    torch.testing.assert_close(x.grad, z.grad, rtol=1e-4, atol=1e-5)
