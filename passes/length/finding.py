@@ -47,7 +47,6 @@ def find_sites(tokens: Tokens, context: Context) -> tuple[list[list[Site]], list
     """Sites by token axis, in order, and why there are no more."""
     groups: list[list[Site]] = []
     refused: list[Refusal] = []
-    causal: dict[str, bool] = {}
     for attention in tokens.attentions:
         if not attention.is_self or min(attention.tokens.size) < 2:
             continue
@@ -78,8 +77,9 @@ def find_sites(tokens: Tokens, context: Context) -> tuple[list[list[Site]], list
         else:
             home.append(found)
     kept = []
+    causal = _causal(tokens, groups, context)
     for group in groups:
-        if _is_causal(tokens, group[0], context, causal):
+        if group[0].attention.probabilities in causal:
             refused.append(
                 Refusal(group[0].tensor, "its attention is causal: every position is an output of its own")
             )
@@ -88,14 +88,14 @@ def find_sites(tokens: Tokens, context: Context) -> tuple[list[list[Site]], list
     return kept, refused
 
 
-def _is_causal(tokens: Tokens, site: Site, context: Context, known: dict[str, bool]) -> bool:
-    """Whether the first query sees no other token than itself, as measured."""
-    name = site.attention.probabilities
-    if name not in known:
-        session = context.session(tokens.analysis.model, [name], optimize=False)
-        found = session.run(tokens.analysis.seen.feeds[-1])[name]
-        known[name] = bool(found.shape[-1] > 1 and not np.any(found[..., 0, 1:]))
-    return known[name]
+def _causal(tokens: Tokens, groups: Sequence[Sequence[Site]], context: Context) -> set[str]:
+    """Probabilities of which the first query sees no other token than itself, as measured in one run."""
+    names = list(dict.fromkeys(group[0].attention.probabilities for group in groups))
+    if not names:
+        return set()
+    session = context.session(tokens.analysis.model, names, optimize=False)
+    found = session.run(tokens.analysis.seen.feeds[-1])
+    return {n for n, p in found.items() if n in names and p.shape[-1] > 1 and not np.any(p[..., 0, 1:])}
 
 
 def sentence(refused: Sequence[Refusal]) -> str:
