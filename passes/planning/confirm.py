@@ -14,6 +14,7 @@ from pruneopt.passes.planning.tally import Limit
 Kept = dict[Axis, int]
 ROUNDS = 6  # plans that are measured, at most
 USED = 0.94  # of the budget; a plan that uses less is worth another round
+LEAST = 0.6  # of the budget: where not even a plan for that holds, it is the measurements that are wrong
 CAREFUL = 0.99  # of what would just do: measurements differ by about as much
 
 
@@ -62,13 +63,15 @@ def confirmed(
         if USED * share <= measured <= share:
             break
         low, high = (max(low, target), high) if measured <= share else (low, min(high, target))
-        target = _next(target * CAREFUL * share / measured, low, high)
+        if measured > share and target <= LEAST * share:
+            break
+        target = max(_next(target * CAREFUL * share / measured, low, high), LEAST * share)
     if best is None:
         least = min((r["measured"] for r in rounds), default=1.0)
         raise PruneoptError(
-            f"the budget cannot be met: the latency cannot be brought below {least:.3f} of the input's with every "
-            "group at its floor; see 'pruneopt inspect' for what is frozen, or allow groups under a norm with "
-            "--passes 'width{latency=...,coupled=true}'",
+            f"the budget cannot be met: the latency cannot be brought below {least:.3f} of the input's as measured; on "
+            "a busy machine try again with --threads 1, else see 'pruneopt inspect' for what is frozen, or allow "
+            "groups under a norm with --passes 'width{latency=...,coupled=true}'",
             least={"latency": least},
         )
     return best[1], rounds
