@@ -78,7 +78,12 @@ def tune(
     made.save(out)
     report = _report(model, made, found, kept, left, time.perf_counter() - start)
     if runs_here:
-        report |= _checked(model, out, feeds, threads)
+        try:
+            report |= _checked(model, out, feeds, threads)
+        except PruneoptError:
+            out.unlink()
+            library.unlink()
+            raise
     if fallback is not None:
         model.save(fallback)
         report["fallback"] = str(fallback)
