@@ -17,7 +17,7 @@ from pruneopt.passes.rewriting.shrink import twins
 from pruneopt.passes.rotation.attention import HeadTurner
 from pruneopt.passes.rotation.linear import NotLinear
 from pruneopt.passes.rotation.norms import Norm
-from pruneopt.passes.rotation.streams import Residual, find_residual
+from pruneopt.passes.rotation.streams import find_residual
 from pruneopt.passes.rotation.turning import Editor, Spread, turn
 from pruneopt.passes.statistics.consumers import find_consumers
 from pruneopt.passes.statistics.evidence import gather
@@ -131,6 +131,3 @@ class _Sampler:
                 spread.add(norm, rows)
 
         return watch
-
-
-__all__ = ["Residual", "Rotate"]
