@@ -63,13 +63,13 @@ def conv_transpose(
     extra, amounts = output_padding or [0] * rank, pads or [0] * (2 * rank)
     whole = TRANSPOSED[rank](x, weight, None, strides, 0, 0, group, dilations)
     reach = [n + e for n, e in zip(whole.shape[2:], extra, strict=True)]
-    if output_shape is None and auto_pad in ("SAME_UPPER", "SAME_LOWER"):
-        output_shape = [n * s for n, s in zip(x.shape[2:], strides, strict=True)]
+    same = auto_pad in ("SAME_UPPER", "SAME_LOWER")
+    if output_shape is None and same:  # what is too small stays so
+        output_shape = [min(n * s, r) for n, s, r in zip(x.shape[2:], strides, reach, strict=True)]
     if output_shape is not None:
         total = [r - n for r, n in zip(reach, output_shape[-rank:], strict=True)]
-        before = [t // 2 if auto_pad != "SAME_LOWER" else t - t // 2 for t in total]
-        if auto_pad == "NOTSET":  # the larger half is cut at the beginning
-            before = [t - t // 2 for t in total]
+        # The larger half is cut at the beginning, but for SAME_UPPER.
+        before = [max(t, 0) // 2 if auto_pad == "SAME_UPPER" else -(-max(t, 0) // 2) for t in total]
         amounts = before + [t - b for t, b in zip(total, before, strict=True)]
     cut = [n for d in range(rank)[::-1] for n in (-amounts[d], extra[d] - amounts[rank + d])]
     result: Tensor = F.pad(whole, cut) if any(cut) else whole

@@ -89,13 +89,21 @@ def cut(x: Tensor, starts: Setting, ends: Setting, axes: Setting = None, steps: 
     firsts, lasts = ints(starts), ints(ends)
     places = list(range(len(firsts))) if axes is None else ints(axes)
     strides = [1] * len(firsts) if steps is None else ints(steps)
-    for place, first, last, stride in zip(places, firsts, lasts, strides, strict=True):
-        begin, end, step = slice(first, last, stride).indices(x.shape[place])
+    for place, first, last, step in zip(places, firsts, lasts, strides, strict=True):
+        begin, end = _bounds(first, last, step, x.shape[place])
         if step > 0:
             x = x[(slice(None),) * (place % x.dim()) + (slice(begin, max(begin, end), step),)]
         else:
             x = x.index_select(place, torch.arange(begin, min(begin, end), step, device=x.device))
     return x
+
+
+def _bounds(first: int, last: int, step: int, size: int) -> tuple[int, int]:
+    """Bounds counted from the front and within the dimension; backwards, -1 is the end."""
+    first, last = (n + size if n < 0 else n for n in (first, last))
+    if step > 0:
+        return min(max(first, 0), size), min(max(last, 0), size)
+    return min(max(first, 0), size - 1), min(max(last, -1), size - 1)
 
 
 @op("Expand", settings=(1,))
