@@ -22,7 +22,8 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Context
 from pruneopt.passes.length import tome, topk
 from pruneopt.passes.length.emit import Emit, order
-from pruneopt.passes.length.filling import Filled, fitted, heads_of
+from pruneopt.passes.length.filling import Filled
+from pruneopt.passes.length.scores import fitted, heads_of
 from pruneopt.passes.rewriting.shrink import twins
 
 Array = npt.NDArray[Any]
