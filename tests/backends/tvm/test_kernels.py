@@ -75,7 +75,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
     """The perceptron, tuned with few trials and without the gate: it is too small to gain."""
     folder = tmp_path_factory.mktemp("tuned")
     dense = perceptron()
-    tune(dense, folder / "out.onnx", trials=1, sizes={"t": 20}, gate=False, cache=folder / "records")
+    tune(
+        dense,
+        folder / "out.onnx",
+        trials=1,
+        sizes={"t": 20},
+        gate=False,
+        cache=folder / "records",
+        fallback=folder / "dense.onnx",
+    )
     return dense, folder / "out.onnx"
 
 
@@ -94,6 +102,13 @@ def test_bias_and_activation_are_fused_and_the_file_shrinks(written: tuple[Model
     made = onnx.load(out)
     assert [node.op_type for node in made.graph.node] == ["SparseLinear"] * 2
     assert out.stat().st_size < 0.5 * len(dense.proto().SerializeToString())
+
+
+def test_the_fallback_runs_without_the_library(written: tuple[Model, Path]) -> None:
+    dense, out = written
+    x = RNG.standard_normal((2, 3, 96)).astype(np.float32)
+    found = Session(Model.load(out.with_name("dense.onnx"))).run({"x": x})["y"]
+    np.testing.assert_array_equal(found, Session(dense).run({"x": x})["y"])
 
 
 def test_many_threads_share_a_session(written: tuple[Model, Path]) -> None:
