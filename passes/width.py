@@ -19,6 +19,7 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, Pipeline
 from pruneopt.passes.criteria import find_criterion
+from pruneopt.passes.learning.gradients import gradients
 from pruneopt.passes.planning.confirm import confirmed
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.kinds import KINDS, kinds_of
@@ -58,6 +59,8 @@ class Width:
         only: glob pattern of group or tensor names to prune.
         axes: kinds of widths to prune, of `inner`, `heads`, `score`, `value`, `stream` joined by `+`
             (`passes.planning.kinds`); all by default.
+        loss: what criteria of gradients differentiate: `module:function`, called with (outputs by name, batch), or
+            `argmax`; by default the distance to the model's own outputs (`passes.learning.losses`).
     """
 
     ratio: float | None = None
@@ -74,6 +77,7 @@ class Width:
     floor: float = 0.1
     only: str = "*"
     axes: str = "+".join(KINDS)
+    loss: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("ratio", *BUDGETS, "floor"):
@@ -99,8 +103,10 @@ class Width:
     def run(self, model: Model, context: Context) -> Outcome:
         """Analyse, plan, select and rewrite."""
         turned, said_before = self._turned(model, context)
-        key = (id(turned), self.coupled, self.only, self.axes, self._measures(context))
+        key = (id(turned), self.coupled, self.only, self.axes, self.loss, self._measures(context))
         analysis, groups, evidence = context.once(key, lambda: self._study(turned, context))
+        if context.calibration:
+            evidence.learn = lambda: gradients(analysis.model, context.calibration, self.loss, context.seed)
         kept, said = self._kept(analysis, groups, evidence, context)
         masks = self._select(groups, kept, evidence)
         small = shrink(analysis, masks)

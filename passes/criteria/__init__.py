@@ -14,9 +14,13 @@ import numpy.typing as npt
 from pruneopt.analysis.groups import Group
 from pruneopt.errors import UsageError
 from pruneopt.passes.criteria.bn_scale import bn_scale
+from pruneopt.passes.criteria.fisher import fisher
 from pruneopt.passes.criteria.flap import flap
 from pruneopt.passes.criteria.fpgm import fpgm
+from pruneopt.passes.criteria.gradient import taylor, taylor_element
+from pruneopt.passes.criteria.llm_pruner import param_first, param_mix, param_second, vectorize
 from pruneopt.passes.criteria.magnitude import magnitude_l1, magnitude_l2
+from pruneopt.passes.criteria.nvit import nvit
 from pruneopt.passes.criteria.obs import obs
 from pruneopt.passes.criteria.random import random_scores
 from pruneopt.passes.criteria.wanda import wanda
@@ -34,6 +38,14 @@ CRITERIA: dict[str, Criterion] = {
     "flap": flap,
     "obs": obs,
     "random": random_scores,
+    "taylor": taylor,
+    "taylor-element": taylor_element,
+    "fisher": fisher,
+    "vectorize": vectorize,
+    "param-first": param_first,
+    "param-second": param_second,
+    "param-mix": param_mix,
+    "nvit": nvit,
 }
 
 

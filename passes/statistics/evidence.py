@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.pairs import PairMoments, find_pairs
 from pruneopt.passes.statistics.rows import Sampler
 from pruneopt.passes.statistics.stream import Stream
+
+if TYPE_CHECKING:
+    from pruneopt.passes.learning.gradients import Gradients
 
 Array = npt.NDArray[Any]
 SAMPLES = 20_000  # rows per consumer; at least eight per feature
@@ -71,6 +74,7 @@ class Evidence:
         pairs: per atom the moments of both sides of products over it.
         consumers: all consumers of the model.
         curves, rates: what `planning` has worked out already.
+        learn: works out the gradients, which only a few criteria ask for.
     """
 
     analysis: Analysis
@@ -80,6 +84,18 @@ class Evidence:
     pairs: dict[Axis, list[PairMoments]] = field(default_factory=dict)
     curves: dict[Group, Any] = field(default_factory=dict)
     rates: dict[Group, Any] = field(default_factory=dict)
+    learn: Callable[[], Gradients] | None = None
+    _gradients: Gradients | None = None
+
+    def gradients(self) -> Gradients:
+        """Gradients of the loss by every weight, worked out once. Raises UsageError without calibration data."""
+        if self._gradients is None:
+            if self.learn is None:
+                raise UsageError(
+                    "this criterion takes gradients; give calibration data (--calib), or choose l2"
+                )
+            self._gradients = self.learn()
+        return self._gradients
 
     def views(self, group: Group) -> list[View]:
         """The group as each consumer sees it.

@@ -1,0 +1,1 @@
+"""What needs gradients: a model as a PyTorch module, losses, gradient statistics and training."""

@@ -1,0 +1,87 @@
+"""Losses to take gradients of: the user's own, pseudo-labels, or draws whose Fisher is the distance's curvature.
+
+At the dense model the distance to its own outputs is zero and so is its gradient. Its second-order term is not: half
+of w' J' H J w, with J the outputs' Jacobian and H the distance's Hessian. A loss <u, y> with random u of covariance H
+has gradients whose mean square is that term (Martens 2020, "New insights and perspectives on the natural gradient
+method"): for the KL divergence, u is what the cross-entropy to a class drawn from the model's own probabilities
+gives; for squared distance, u is normal.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from pruneopt.analysis.observe import Feeds
+from pruneopt.errors import UsageError
+from pruneopt.model import Model
+from pruneopt.passes.learning.net import Tensors
+from pruneopt.passes.learning.outputs import Meaning, log_probabilities, meanings
+
+Loss = Callable[[Tensors, Feeds], Any]  # (outputs by name, batch) -> scalar tensor
+
+
+def loss_of(spec: str | None, model: Model, seed: int) -> Loss:
+    """The loss that `spec` names.
+
+    Args:
+        spec: `module:function`, called with (outputs by name, batch) and returning a scalar tensor; labels are
+            further arrays in the batch. `argmax`: cross-entropy to the model's own likeliest class. None: draws.
+        model: the model whose outputs they are.
+        seed: of the draws.
+
+    Raises:
+        UsageError: there is no such function, or no output that `argmax` makes sense for.
+    """
+    if spec is None:
+        return _Draws(model, seed)
+    if spec == "argmax":
+        return _Argmax(model)
+    module, _, function = spec.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found: Loss = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"loss={spec} is neither argmax nor a MODULE:FUNCTION: {error}") from None
+    finally:
+        sys.path.remove(os.getcwd())
+    return found
+
+
+class _Argmax:
+    """Cross-entropy to the likeliest class: self-training's pseudo-labels (Lee 2013)."""
+
+    def __init__(self, model: Model) -> None:
+        self.kinds = {n: k for n, k in meanings(model).items() if k is not Meaning.VECTOR}
+        if not self.kinds:
+            raise UsageError("loss=argmax needs an output of classes, and the model has none; leave it out")
+
+    def __call__(self, outputs: Tensors, feeds: Feeds) -> Any:
+        return sum(-log_probabilities(outputs[n], k).max(-1).values.mean() for n, k in self.kinds.items())
+
+
+class _Draws:
+    """<u, y> with u of the distance's Hessian as covariance, anew for every call."""
+
+    def __init__(self, model: Model, seed: int) -> None:
+        import torch
+
+        self.kinds = meanings(model)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, outputs: Tensors, feeds: Feeds) -> Any:
+        return sum(self._draw(outputs[name], kind) for name, kind in self.kinds.items())
+
+    def _draw(self, tensor: Any, kind: Meaning) -> Any:
+        import torch
+
+        if kind is Meaning.VECTOR:
+            u = torch.randn(tensor.shape, generator=self.generator).to(tensor.device)
+            return (u * tensor).sum() / tensor.detach().norm().clamp_min(1e-12)
+        logs = log_probabilities(tensor, kind)
+        chances = logs.detach().exp().cpu()
+        classes = torch.multinomial(chances, 1, generator=self.generator).to(logs.device)
+        return -logs.gather(1, classes).sum() / len(logs) ** 0.5
