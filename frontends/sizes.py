@@ -51,8 +51,16 @@ def _is_large(model: Model) -> bool:
     return sum(int(c._values.nbytes) for c in constants(model.graph)) > LARGE_MODEL
 
 
-def working_feeds(model: Model, runs: Callable[[Feeds], bool], seed: int = 0) -> tuple[Feeds, Feeds]:
+def working_feeds(
+    model: Model,
+    runs: Callable[[Feeds], bool],
+    seed: int = 0,
+    hides: Callable[[Feeds, Feeds, Feeds], bool] = lambda small, large, third: False,
+) -> tuple[Feeds, Feeds]:
     """Synthetic feeds of the first two sizes of `probe_sizes` at which `runs` says yes to both.
+
+    Strides may make one size of two: `hides` says whether some size is the same in the first two feeds and
+    another in the third, which then takes the place of the second.
 
     `runs` may also raise `PruneoptError` for no. Raises `PruneoptError` where nothing works, with the reason
     that was given for the first try. A model with nothing dynamic gets two draws of the same size.
@@ -69,9 +77,17 @@ def working_feeds(model: Model, runs: Callable[[Feeds], bool], seed: int = 0) ->
     for small, large in probe_sizes(model):
         pair = synthetic(model, small, seed), synthetic(model, large, seed + 1)
         if works(pair[0]) and works(pair[1]):
-            return pair
+            sizes = _beyond(model, small, large)
+            third = synthetic(model, sizes, seed + 1)
+            return (pair[0], third) if sizes != large and works(third) and hides(*pair, third) else pair
     reason = reasons[0] if reasons else "an output has no elements"
     raise PruneoptError(f"the model runs on no synthetic input that was tried; give --calib ({reason})")
+
+
+def _beyond(model: Model, small: Sizes, large: Sizes) -> Sizes:
+    """Much larger sides of images and longer signals, the rest as in `large`."""
+    strided = {key for key, where in places_of(model).items() if _kind(key, where) in ("image", "signal")}
+    return {k: n + 2 * small[k] if k in strided and small[k] != n else n for k, n in large.items()}
 
 
 def _assignment(places: dict[str, list[Place]], relation: str, level: int, batch: Pair, run: int) -> Sizes:
@@ -99,16 +115,17 @@ def _kind(key: str, places: list[Place]) -> str:
     tensor, axis = places[0]
     is_float = _dtype(tensor).kind in "fV"
     rank = len(tensor.shape)
+    waveform = rank == 2 or (rank == 3 and 1 in tensor.shape)
+    signal = is_float and waveform and axis == rank - 1
     if "batch" in name:
         return "batch"
-    if any(word in name for word in ("seq", "len", "past", "token", "time")):
+    if any(word in name for word in ("seq", "len", "past", "token")) or ("time" in name and not signal):
         return "length"
     if 2 * sum(axis == 0 for _, axis in places) > len(places):
         return "batch"
     if is_float and rank > 3:
         return "image"
-    waveform = rank == 2 or (rank == 3 and 1 in tensor.shape)
-    return "signal" if is_float and waveform and axis == rank - 1 else "length"
+    return "signal" if signal else "length"
 
 
 def _terms(key: str, keys: Iterable[str]) -> list[str]:

@@ -221,7 +221,7 @@ def make_context(
     derived = derived_tensors(model.graph) & made
     points = made & {*comparison_points(model.graph), *(t.name for t in model.outputs)}
     trial = _Trial(model, backend.observer(runnable, derived | points))
-    feeds = working_feeds(model, trial.works, seed)
+    feeds = working_feeds(model, trial.works, seed, trial.hides)
     context = Context(backend, feeds, batches, tuple(keep), seed, threads, progress, original=model)
     seen = observation(model, [trial.runs[id(batch)] for batch in feeds], feeds, derived)
     observe_bodies(runnable, seen, backend.observer, list(map(widen_feeds, feeds)))
@@ -252,6 +252,12 @@ class _Trial:
 
         shapes, _ = self.runs[id(feeds)] = self.observer.run(widen_feeds(feeds))
         return all(0 not in shapes.get(name, ()) for name in self.outputs)
+
+    def hides(self, *feeds: Mapping[str, np.ndarray[Any, Any]]) -> bool:
+        """Whether the first two runs agree on a size that is another in the third."""
+        small, large, third = (self.runs[id(batch)][0] for batch in feeds)
+        shapes = zip(small.values(), large.values(), third.values(), strict=True)
+        return any(a == b != c for each in shapes for a, b, c in zip(*each, strict=False))
 
 
 def _report(

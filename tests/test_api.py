@@ -144,3 +144,28 @@ def test_an_unsatisfiable_budget_says_what_is_least_and_what_is_frozen() -> None
         po.prune(models.loaded(models.convnet()), macs=0.001)
     assert 0.001 < error.value.details["least"]["macs"] < 0.2  # type: ignore[index]
     assert error.value.details["frozen"]
+
+
+def test_a_length_that_strides_hide_stays_dynamic() -> None:
+    """One frame at 512 and at 640 samples: two sizes would say that their number is fixed."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> audio (float[n,time] x) => (float[n,frames,8] y) {
+            one = Constant <value = int64[1] {1}> ()
+            wide = Unsqueeze(x, one)
+            heard = Conv <kernel_shape=[400], strides=[320]> (wide, w1)
+            frames = Transpose <perm=[0,2,1]> (heard)
+            shape = Shape(frames)
+            flat = Reshape(frames, shape)
+            hidden = MatMul(flat, w2)
+            act = Relu(hidden)
+            y = MatMul(act, w3)
+        }"""
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in (("w1", (16, 1, 400)), ("w2", (16, 64)), ("w3", (64, 8))):
+        weight = rng.standard_normal(shape).astype(np.float32) / 10
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    result = po.prune(models.loaded(proto), macs=0.6)
+    session = ort.InferenceSession(result.model.proto().SerializeToString())
+    (found,) = session.run(None, {"x": np.zeros((2, 9000), np.float32)})
+    assert found.shape == (2, 27, 8)

@@ -63,6 +63,20 @@ def test_a_static_model_has_one_empty_assignment() -> None:
     assert list(probe_sizes(inputs(("x", FLOAT, [2, 3])))) == [({}, {})]
 
 
+def test_sizes_that_strides_make_one_are_told_apart_by_a_third() -> None:
+    made = inputs(("x", FLOAT, ["n", "time"]))
+
+    def frames(feeds: Feeds) -> int:
+        return (int(feeds["x"].shape[1]) - 400) // 320 + 1
+
+    def hides(small: Feeds, large: Feeds, third: Feeds) -> bool:
+        return frames(small) == frames(large) != frames(third)
+
+    small, large = working_feeds(made, lambda feeds: frames(feeds) > 0, hides=hides)
+    assert frames(small) != frames(large)
+    assert small["x"].shape[0] != large["x"].shape[0]
+
+
 def test_later_tries_hold_back() -> None:
     tries = list(probe_sizes(inputs(("a", FLOAT, ["n", "p", 8]), ("b", FLOAT, ["n", "q", 8]))))
     assert ({"n": 1, "p": 3, "q": 7}, {"n": 1, "p": 5, "q": 9}) in tries
