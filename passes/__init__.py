@@ -6,6 +6,7 @@ from pruneopt.passes.embedding import Embedding
 from pruneopt.passes.length import Length
 from pruneopt.passes.lowrank import LowRank
 from pruneopt.passes.merge import Merge
+from pruneopt.passes.recover import Recover
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.simplify import Simplify
@@ -24,6 +25,7 @@ __all__ = [
     "Merge",
     "Outcome",
     "Pipeline",
+    "Recover",
     "Repair",
     "Rotate",
     "Simplify",

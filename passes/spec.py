@@ -16,6 +16,7 @@ from pruneopt.passes.embedding import Embedding
 from pruneopt.passes.length import Length
 from pruneopt.passes.lowrank import LowRank
 from pruneopt.passes.merge import Merge
+from pruneopt.passes.recover import Recover
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.simplify import Simplify
@@ -32,6 +33,7 @@ PASSES: dict[str, type[Any]] = {
     "length": Length,
     "rotate": Rotate,
     "repair": Repair,
+    "recover": Recover,
     "merge": Merge,
     "sparsify": Sparsify,
     "lowrank": LowRank,

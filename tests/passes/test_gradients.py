@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -33,7 +35,7 @@ GATES = 2 * GATES_A  # once for A, once for B
 ELEMENTS_B = np.array([[[1, 0], [-4, -2], [0, -3]], [[-2, 0], [8, 0], [0, 0]]], np.float64)
 
 
-def loss(outputs: dict[str, torch.Tensor], batch: dict[str, npt.NDArray[np.float32]]) -> torch.Tensor:
+def loss(outputs: dict[str, Any], batch: dict[str, npt.NDArray[np.float32]]) -> Any:
     return (outputs["y"] * torch.from_numpy(batch["t"])).sum()
 
 
