@@ -1,0 +1,184 @@
+"""Removes width by learned gates: a search over calibration data says what each entry is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pruneopt.analysis.axes import Axis
+from pruneopt.analysis.groups import Group, find_groups
+from pruneopt.analysis.infer import Analysis, analyse
+from pruneopt.analysis.masks import Mask
+from pruneopt.analysis.observe import derived_tensors
+from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.model import Model
+from pruneopt.passes.base import Context, Outcome, prove
+from pruneopt.passes.learning.masks import find_method
+from pruneopt.passes.learning.masks.choice import choose
+from pruneopt.passes.learning.masks.folding import fold, foldable
+from pruneopt.passes.learning.masks.gates import gateable
+from pruneopt.passes.learning.masks.method import Setting
+from pruneopt.passes.learning.masks.path import Found, load_path, save_path
+from pruneopt.passes.learning.masks.search import search
+from pruneopt.passes.learning.net import require_torch
+from pruneopt.passes.planning.costs import limits
+from pruneopt.passes.planning.kinds import KINDS, kinds_of
+from pruneopt.passes.planning.tally import Limit
+from pruneopt.passes.planning.uniform import within
+from pruneopt.passes.rewriting.masked import Masked
+from pruneopt.passes.rewriting.shrink import shrink, shrunk_sizes
+from pruneopt.passes.statistics.stream import split_batches
+from pruneopt.passes.width import best
+
+BUDGETS = ("macs", "params", "bytes", "memory")
+
+
+@dataclass(frozen=True)
+class Learn:
+    """Learn gates on groups, then remove the entries that came out worst.
+
+    Attributes:
+        method: how gates are learned (`passes.learning.masks`): `spp`, `l1` or `hard-concrete`.
+        macs: share of the multiply-accumulates to keep at most.
+        params: share of the parameters to keep at most.
+        bytes: share of the weights' bytes to keep at most.
+        memory: share of the peak of live activation bytes to keep at most.
+        steps: of the search.
+        lr: learning rate of the gates, by default the method's own.
+        batch: rows of calibration data in a step.
+        loss: `module:function`, called with (outputs by name, batch); by default the distance to the dense outputs.
+        path: a .npz file that the search is saved to, or read from where it is there already.
+        axes: kinds of widths that get gates (`passes.planning.kinds`), joined by `+`; the method's own by default.
+        align: weight widths stay multiples of this, as far as groups are large enough.
+        floor: share of each group that is kept in any case.
+        only: glob pattern of group or tensor names.
+    """
+
+    method: str = "spp"
+    macs: float | None = None
+    params: float | None = None
+    bytes: float | None = None
+    memory: float | None = None
+    steps: int = 300
+    lr: float | None = None
+    batch: int = 32
+    loss: str | None = None
+    path: str | None = None
+    axes: str | None = None
+    align: int = 8
+    floor: float = 0.1
+    only: str = "*"
+
+    def __post_init__(self) -> None:
+        find_method(self.method)
+        for name in (*BUDGETS, "floor"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise UsageError(f"learn: {name}={value:g} is not in (0, 1]; it is the share to keep")
+        for name in ("steps", "lr", "batch", "align"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise UsageError(f"learn: {name}={getattr(self, name):g} is not positive")
+        if unknown := set(self._axes()) - set(KINDS):
+            raise UsageError(f"learn: there is no axis '{min(unknown)}'; choose from {', '.join(KINDS)}")
+        if not self.budgets:
+            raise UsageError(f"learn: say how much to keep, with a budget ({', '.join(BUDGETS)})")
+        if self.path and not find_method(self.method).reads_any_ratio:
+            raise UsageError(f"learn: {self.method} learns for one budget; there is no path to save")
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """The budgets that are set."""
+        return {n: getattr(self, n) for n in BUDGETS if getattr(self, n) is not None}
+
+    def run(self, model: Model, context: Context) -> Outcome:
+        """Search, or read a search; choose; rewrite."""
+        require_torch("learn")
+        analysis = analyse(model, context.observation(model), context.keep)
+        kinds = kinds_of(find_groups(analysis), analysis)
+        groups = [g for g in kinds if self._wants(g, kinds[g], analysis)]
+        if not groups:
+            raise PruneoptError(
+                f"learn: no group of the kinds {'+'.join(self._axes())} can have gates; see 'pruneopt inspect'"
+            )
+        fixed = limits(analysis, self.budgets)
+        found, said = self._found(analysis, groups, kinds, fixed, context)
+        kept = choose(groups, kinds, found.scores, fixed, self.align, self.floor)
+        masks = {g.atom: best(found.scores[g.atom], kept[g.atom]) for g in groups if kept[g.atom] < g.size}
+        said |= {"groups": _entries(groups, kinds, masks)}
+        return self._rewritten(analysis, masks, found, said, context)
+
+    def _axes(self) -> list[str]:
+        return (self.axes or find_method(self.method).axes).split("+")
+
+    def _wants(self, group: Group, kind: str, analysis: Analysis) -> bool:
+        names = (group.name, *(t.use.constant.name for t in group.touches))
+        wanted = kind in self._axes() and any(fnmatchcase(name, self.only) for name in names)
+        folds = find_method(self.method).folds
+        return wanted and gateable(group, analysis) and (not folds or foldable(group, analysis))
+
+    def _found(
+        self,
+        analysis: Analysis,
+        groups: Sequence[Group],
+        kinds: Mapping[Group, str],
+        fixed: Sequence[Limit],
+        context: Context,
+    ) -> tuple[Found, dict[str, Any]]:
+        """What a search has found, before or now, and what there is to say of it."""
+        known = load_path(Path(self.path), self.method, groups) if self.path else None
+        if known is not None:
+            return known, {"searched": False}
+        if not context.calibration:
+            raise UsageError("learn: gates are learned on calibration data; give some with --calib")
+        start = find_method(self.method)
+        targets = {} if start.reads_any_ratio else within(groups, fixed, self.align, self.floor)
+        of_atoms = {g.atom: kinds[g] for g in groups}
+        setting = Setting(self.steps, self.lr, self.loss is None, of_atoms, targets, context.seed)
+        batches = split_batches(context.calibration, self.batch)
+        method, losses = search(analysis, groups, start, setting, batches, self.loss, context.progress)
+        found = Found(method.scores(), getattr(method, "entered", ()))
+        if self.path:
+            save_path(Path(self.path), self.method, groups, found)
+        tail = losses[-max(1, len(losses) // 10) :]
+        return found, {"searched": True, "steps": self.steps, "loss": [losses[0], sum(tail) / len(tail)]}
+
+    def _rewritten(
+        self,
+        analysis: Analysis,
+        masks: dict[Axis, Mask],
+        found: Found,
+        said: dict[str, Any],
+        context: Context,
+    ) -> Outcome:
+        """The smaller model. Gates that become part of it do so after the proof: they change the numbers."""
+        small, claim = shrink(analysis, masks), Masked(analysis, masks)
+        if derived_tensors(small.graph):  # their values would have to be measured
+            context.looks(small, shrunk_sizes(analysis, masks))
+        else:
+            context.seen(small, shrunk_sizes(analysis, masks))
+        if not find_method(self.method).folds:
+            return Outcome(small, said, claim)
+        context.progress("verify")
+        proof = prove(small, claim, context)
+        folded = fold(small, analysis, masks, dict(found.scores))
+        context.looks(folded, shrunk_sizes(analysis, masks))
+        return Outcome(folded, said | {"equivalence": vars(proof), "folded": True})
+
+
+def _entries(
+    groups: Sequence[Group], kinds: Mapping[Group, str], masks: dict[Axis, Mask]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": g.name,
+            "kind": kinds[g],
+            "size": g.size,
+            "kept": int(masks[g.atom].sum()) if g.atom in masks else g.size,
+            "coupled": g.coupled,
+            "tensors": [str(t) for t in g.touches],
+        }
+        for g in groups
+    ]

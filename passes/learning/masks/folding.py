@@ -1,0 +1,53 @@
+"""Gates become part of the weights: what a contraction sums is scaled in its constant operand."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from pruneopt.analysis.axes import Axis, find
+from pruneopt.analysis.groups import Group
+from pruneopt.analysis.infer import Analysis
+from pruneopt.analysis.masks import Masks, mask_of
+from pruneopt.analysis.op import Use
+from pruneopt.model import Model, values
+from pruneopt.passes.learning.masks.gates import gate_of, gated_uses
+from pruneopt.passes.rewriting.names import Names
+
+Scores = dict[Axis, npt.NDArray[np.float64]]
+
+
+def foldable(group: Group, analysis: Analysis) -> bool:
+    """Whether every contraction of a group has a weight to take its gates."""
+    return all(_partner(use, analysis) is not None for use in gated_uses(analysis, [group.atom]))
+
+
+def _partner(use: Use, analysis: Analysis) -> Use | None:
+    """The same contraction in its constant operand."""
+    for other in analysis.contractions:
+        same = other.node is use.node and other.label == use.label and find(other.axis) is find(use.axis)
+        if same and isinstance(other.node.inputs[other.slot], gs.Constant):
+            return other
+    return None
+
+
+def fold(small: Model, analysis: Analysis, masks: Masks, gates: Scores) -> Model:
+    """A copy of the shrunk model whose weights are scaled by the gates of the entries that stay."""
+    import torch
+
+    made = small.copy()
+    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
+    tensors = {atom: torch.from_numpy(gate) for atom, gate in gates.items()}
+    for use in gated_uses(analysis, list(gates)):
+        partner = _partner(use, analysis)
+        if partner is None:
+            continue
+        node = nodes[partner.node.outputs[0].name]
+        old = node.inputs[partner.slot]
+        scale = gate_of(partner.axis, tensors).numpy()[mask_of(partner.axis, masks)]
+        shape = [-1 if d == partner.dim else 1 for d in range(values(old).ndim)]
+        new = (values(old) * scale.reshape(shape)).astype(old.dtype)
+        name = old.name if len(old.outputs) == 1 else Names(made.graph).new(f"{old.name}_gated")
+        node.inputs[partner.slot] = gs.Constant(name, np.ascontiguousarray(new))
+    return made

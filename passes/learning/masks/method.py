@@ -1,0 +1,61 @@
+"""What a way to learn gates is: where they start, what they cost, how they move, and what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pruneopt.analysis.axes import Axis
+
+Scores = dict[Axis, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a search is told.
+
+    Attributes:
+        steps: how many there are.
+        lr: of the gates, or None for the method's own.
+        label_free: the loss is the distance to the dense model's outputs.
+        kinds: of each atom, as `passes.planning.kinds` names them.
+        targets: entries that are to stay of each atom, for methods that must know before.
+        seed: of what is random.
+    """
+
+    steps: int
+    lr: float | None = None
+    label_free: bool = True
+    kinds: Mapping[Axis, str] = field(default_factory=dict)
+    targets: Mapping[Axis, int] = field(default_factory=dict)
+    seed: int = 0
+
+
+class Method(Protocol):
+    """The state of one search; made from the groups and a `Setting`.
+
+    Attributes:
+        axes: kinds of widths that the published method has gates on.
+        reads_any_ratio: its scores serve every budget; else it learns for one.
+        folds: the values of gates that stay become part of the weights.
+    """
+
+    axes: str
+    reads_any_ratio: bool
+    folds: bool
+
+    def gates(self) -> dict[Axis, Any]:
+        """The gates of this step by atom, differentiable; drawn anew at each call where they are random."""
+
+    def penalty(self, step: int) -> Any:
+        """What is added to the loss in step 0, 1, ...; a scalar."""
+
+    def update(self, step: int) -> None:
+        """Move, after gradients have been taken."""
+
+    def scores(self) -> Scores:
+        """What every entry is worth now: larger stays. Shape [size of the atom]."""
