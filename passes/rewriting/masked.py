@@ -60,6 +60,8 @@ class Masked:
         axes = self.analysis.axes.get(name)
         if axes is None or name in self.analysis.seen.values or array.dtype.kind not in "fV":
             return None
+        if name in self.analysis.restated and touched(self.analysis.restated[name], self.masks):
+            return None
         return compress(array, [mask_of(axis, self.masks, run) for axis in axes])
 
 

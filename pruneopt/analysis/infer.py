@@ -48,6 +48,8 @@ class Analysis:
         macs: per node the axes whose sizes multiply to a number of multiply-accumulates.
         pointers: of variables that hold positions along an axis, that axis.
         chosen: axes with the number of entries that are chosen from them by value.
+        restated: of tensors whose values change with the size of an axis, while what is made of them does not
+            (the root inside a norm that keeps its divisor), that axis.
     """
 
     model: Model
@@ -60,6 +62,7 @@ class Analysis:
     macs: list[tuple[gs.Node, tuple[Axis, ...]]] = field(default_factory=list)
     pointers: dict[str, Axis] = field(default_factory=dict)
     chosen: list[tuple[Axis, int]] = field(default_factory=list)
+    restated: dict[str, Axis] = field(default_factory=dict)
 
 
 def analyse(model: Model, seen: Observation, keep: tuple[str, ...] = (), free_ends: bool = False) -> Analysis:
@@ -131,6 +134,7 @@ class _Inference:
         result.witnesses += op.witnesses
         result.macs += [(op.node, axes) for axes in op.macs]
         result.chosen += op.chosen
+        result.restated |= op.restated
         result.pointers |= {op.node.outputs[out].name: axis for out, axis in op.points.items()}
         self.weights.update(op.node.inputs[slot].name for slot in op.weights)
         for slot, tensor in enumerate(op.node.inputs):

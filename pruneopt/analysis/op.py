@@ -72,6 +72,7 @@ class Op:
         self.followed: set[int] = set()
         self.points: dict[int, Axis] = {}
         self.chosen: list[tuple[Axis, int]] = []
+        self.restated: dict[str, Axis] = {}
         self.contractions: list[Use] = []
         self.statistics: list[Use] = []
         self.witnesses: list[Witness] = []

@@ -49,11 +49,12 @@ def _keep_divisor(op: Op, axis: Axis) -> None:
     """
     add = _reader(op.node, "Add")
     root = _reader(add, "Sqrt")
-    inverse = _reader(root, "Reciprocal") or _reader(root, "Div")
+    inverse = _reader(root, "Reciprocal") or _reader(root, "Div", slot=1)
     scaled = _reader(inverse, "Mul")
     if inverse is not None and inverse.op == "Div" and _wide(op, inverse.outputs[0], -1):
         scaled = inverse
-    gain = _reader(_reader(scaled, "Cast") or scaled, "Mul")
+    cast = _reader(scaled, "Cast")
+    gain = _reader(cast or scaled, "Mul")
     epsilon, slot = _constant(add), _constant(gain)
     if (
         add is None
@@ -66,13 +67,17 @@ def _keep_divisor(op: Op, axis: Axis) -> None:
         return
     op.witnesses.append(Scaled(add, epsilon, axis, -1.0))
     op.witnesses.append(Scaled(gain, slot, axis, -0.5))
+    between = (op.node, add, root, inverse, scaled, cast)
+    op.restated |= {node.outputs[0].name: axis for node in between if node is not None}
 
 
-def _reader(node: gs.Node | None, kind: str) -> gs.Node | None:
-    """The one node that reads a node's output, if it is of this kind."""
+def _reader(node: gs.Node | None, kind: str, slot: int | None = None) -> gs.Node | None:
+    """The one node that reads a node's output, if it is of this kind and reads it there."""
     readers = node.outputs[0].outputs if node is not None else []
-    found: gs.Node | None = readers[0] if len(readers) == 1 else None
-    return found if found is not None and found.op == kind else None
+    if node is None or len(readers) != 1 or readers[0].op != kind:
+        return None
+    found: gs.Node = readers[0]
+    return found if slot is None or found.inputs[slot] is node.outputs[0] else None
 
 
 def _constant(node: gs.Node | None) -> int | None:
