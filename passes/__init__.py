@@ -3,6 +3,7 @@
 from pruneopt.passes.base import Context, Outcome, Pipeline
 from pruneopt.passes.depth import Depth
 from pruneopt.passes.embedding import Embedding
+from pruneopt.passes.joint import Joint
 from pruneopt.passes.length import Length
 from pruneopt.passes.lowrank import LowRank
 from pruneopt.passes.merge import Merge
@@ -20,6 +21,7 @@ __all__ = [
     "Context",
     "Depth",
     "Embedding",
+    "Joint",
     "Length",
     "LowRank",
     "Merge",

@@ -13,10 +13,12 @@ from pruneopt.errors import UsageError
 from pruneopt.passes.base import Pass
 from pruneopt.passes.depth import Depth
 from pruneopt.passes.embedding import Embedding
+from pruneopt.passes.joint import Joint
 from pruneopt.passes.learn import Learn
 from pruneopt.passes.length import Length
 from pruneopt.passes.lowrank import LowRank
 from pruneopt.passes.merge import Merge
+from pruneopt.passes.recover import Recover
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.simplify import Simplify
@@ -32,8 +34,10 @@ PASSES: dict[str, type[Any]] = {
     "depth": Depth,
     "length": Length,
     "learn": Learn,
+    "joint": Joint,
     "rotate": Rotate,
     "repair": Repair,
+    "recover": Recover,
     "merge": Merge,
     "sparsify": Sparsify,
     "lowrank": LowRank,

@@ -117,7 +117,7 @@ class Depth:
             return self._rewrite(blocks, named(self.blocks, blocks, context, self.cache), context, {})
         sets = self._sets(blocks, context)
         every = list({unit.name: unit for units in sets for unit in units}.values())
-        study = Study(blocks, every, context, _batches(context, len(every)))
+        study = Study(blocks, every, context, trial_batches(context, len(every)))
         wanted = Wanted(self.criterion or "greedy", self.ratio, self.drop, self.budgets)
         if self.fit and self.budgets:  # maps cost something: then more has to go than without them
             return self._cheaper(study, sets, wanted, context)
@@ -240,7 +240,7 @@ def _gone(before: Model, after: Model) -> set[str]:
     return first - second
 
 
-def _batches(context: Context, units: int) -> Sequence[Any]:
+def trial_batches(context: Context, units: int) -> Sequence[Any]:
     """As many batches as the trials have time for."""
     if not context.calibration:
         return context.feeds
