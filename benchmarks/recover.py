@@ -21,6 +21,7 @@ from benchmarks.accuracy import fashion_cnn, fashion_vit
 from benchmarks.accuracy.fashion import SEED, images
 from benchmarks.accuracy.task import Task
 from pruneopt.api import make_context
+from pruneopt.model import Model
 from pruneopt.passes.base import Context, Pipeline
 from pruneopt.passes.recover import Recover
 from pruneopt.passes.repair import Repair
@@ -106,7 +107,7 @@ def measure(
     return Row(task.name, choice, scores[0], scores[1], scores[2], middle - begin, end - middle, trained)
 
 
-def _score(task: Task, model: po.Model, context: Context) -> float:
+def _score(task: Task, model: Model, context: Context) -> float:
     session = context.session(model)
     name = model.outputs[0].name
     return float(task.score(lambda batch: session.run(batch)[name])["top1"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -29,6 +29,7 @@ from pruneopt.passes.planning.tally import Limit
 from pruneopt.passes.planning.uniform import leaders, share, within
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink, shrunk_sizes
+from pruneopt.passes.rivals import better
 from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.statistics.evidence import Evidence, gather
 from pruneopt.passes.statistics.stream import hold_out, split_batches
@@ -59,6 +60,8 @@ class Width:
         only: glob pattern of group or tensor names to prune.
         axes: kinds of widths to prune, of `inner`, `heads`, `score`, `value`, `stream` joined by `+`
             (`passes.planning.kinds`); all by default.
+        against: criterion whose uniform plan is carried out, too, where a measured plan that nobody asked for does
+            harm; the better one on held-out data is taken (`passes.rivals`). `none` does not look.
         loss: what criteria of gradients differentiate: `module:function`, called with (outputs by name, batch), or
             `argmax`; by default the distance to the model's own outputs (`passes.learning.losses`).
     """
@@ -77,6 +80,7 @@ class Width:
     floor: float = 0.1
     only: str = "*"
     axes: str = "+".join(KINDS)
+    against: str = "l2"
     loss: str | None = None
 
     def __post_init__(self) -> None:
@@ -90,6 +94,8 @@ class Width:
             raise UsageError(f"width: there is no axis '{min(unknown)}'; choose from {', '.join(KINDS)}")
         if self.basis not in (None, "svd", "none"):
             raise UsageError(f"width: there is no basis '{self.basis}'; choose svd or none")
+        if self.against != "none":
+            find_criterion(self.against)
         if self.align < 1:
             raise UsageError(f"width: align={self.align} is not a positive number")
         if self.ratio is None and not self.budgets:
@@ -101,12 +107,26 @@ class Width:
         return {n: getattr(self, n) for n in BUDGETS if getattr(self, n) is not None}
 
     def run(self, model: Model, context: Context) -> Outcome:
-        """Analyse, plan, select and rewrite."""
+        """Analyse, plan, select and rewrite; a plan that nobody asked for must be better than a simple one."""
+        made = self._carried_out(model, context)
+        if not self._has_rival(context):
+            return made
+        simple = replace(self, criterion=self.against, plan="uniform")
+        names = ("measured", f"uniform {self.against}")
+        return better(made, lambda: simple._carried_out(model, context), names, context)
+
+    def _has_rival(self, context: Context) -> bool:
+        chosen_here = self.criterion is None and self.plan is None and self._measures(context)
+        return chosen_here and self.against != "none" and min(self.budgets.values()) < 1
+
+    def _carried_out(self, model: Model, context: Context) -> Outcome:
         turned, said_before = self._turned(model, context)
         key = (id(turned), self.coupled, self.only, self.axes, self.loss, self._measures(context))
         analysis, groups, evidence = context.once(key, lambda: self._study(turned, context))
         if context.calibration:
-            evidence.learn = lambda: gradients(analysis.model, context.calibration, self.loss, context.seed)
+            batches = context.calibration
+            evidence.learn = lambda: gradients(analysis.model, batches, self.loss, context.seed)
+            evidence.look = lambda names: context.session(analysis.model, names).run(batches[0])
         kept, said = self._kept(analysis, groups, evidence, context)
         masks = self._select(groups, kept, evidence)
         small = shrink(analysis, masks)

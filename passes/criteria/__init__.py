@@ -18,6 +18,7 @@ from pruneopt.passes.criteria.fisher import fisher
 from pruneopt.passes.criteria.flap import flap
 from pruneopt.passes.criteria.fpgm import fpgm
 from pruneopt.passes.criteria.gradient import taylor, taylor_element
+from pruneopt.passes.criteria.hsic import hsic
 from pruneopt.passes.criteria.llm_pruner import param_first, param_mix, param_second, vectorize
 from pruneopt.passes.criteria.magnitude import magnitude_l1, magnitude_l2
 from pruneopt.passes.criteria.nvit import nvit
@@ -46,6 +47,7 @@ CRITERIA: dict[str, Criterion] = {
     "param-second": param_second,
     "param-mix": param_mix,
     "nvit": nvit,
+    "hsic": hsic,
 }
 
 

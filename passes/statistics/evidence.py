@@ -75,6 +75,7 @@ class Evidence:
         consumers: all consumers of the model.
         curves, rates: what `planning` has worked out already.
         learn: works out the gradients, which only a few criteria ask for.
+        look: named tensors on a batch, for criteria that look at whole activations.
     """
 
     analysis: Analysis
@@ -85,7 +86,9 @@ class Evidence:
     curves: dict[Group, Any] = field(default_factory=dict)
     rates: dict[Group, Any] = field(default_factory=dict)
     learn: Callable[[], Gradients] | None = None
+    look: Callable[[Sequence[str]], dict[str, Array]] | None = None
     _gradients: Gradients | None = None
+    _sampled: dict[str, Array] = field(default_factory=dict)
 
     def gradients(self) -> Gradients:
         """Gradients of the loss by every weight, worked out once. Raises UsageError without calibration data."""
@@ -96,6 +99,17 @@ class Evidence:
                 )
             self._gradients = self.learn()
         return self._gradients
+
+    def sampled(self) -> dict[str, Array]:
+        """What consumers read, and the outputs, on a batch; run once. Raises UsageError without calibration data."""
+        if not self._sampled:
+            if self.look is None:
+                raise UsageError("this criterion looks at activations; give calibration data (--calib)")
+            outputs = [t.name for t in self.analysis.model.outputs]
+            made = {t.name for n in self.analysis.model.graph.nodes for t in n.outputs}
+            names = {c.data for c in self.consumers if c.data in made}
+            self._sampled = self.look([*outputs, *sorted(names - set(outputs))])
+        return self._sampled
 
     def views(self, group: Group) -> list[View]:
         """The group as each consumer sees it.
