@@ -58,6 +58,11 @@ class Plan:
         """Those that take part."""
         return tuple(self.harm)
 
+    def words(self) -> str:
+        """The plan in one line."""
+        rest = min(self.rest.values())
+        return f"depth: {self.depth.name}; length: {self.length.name}; width: {rest:.2f} of what these leave"
+
     def predicted(self, worth: dict[str, float]) -> float:
         """Damage, each axis by what its predictions are worth."""
         return sum(worth.get(axis, 1.0) * harm for axis, harm in self.harm.items())
@@ -152,7 +157,8 @@ class Joint:
         if not done:
             raise PruneoptError(_nothing(tried, refused), refused=refused)
         best = min(done, key=lambda each: each.damage)
-        entry = {
+        entry: dict[str, Any] = {"note": best.plan.words()}
+        entry |= {
             "candidates": [each.row() for each in tried],
             "chosen": tried.index(best),
             "refused": refused,
@@ -221,9 +227,7 @@ def _carried_out(plan: Plan, predicted: float, wide: bool, scale: Scale, judge: 
     """Blocks first, then tokens; width gets what then is left of each budget, where it may, and is repaired."""
     context, tried = scale.context, Tried(plan, predicted)
     context.claim = None  # that of another plan says nothing of this one
-    context.progress(
-        f"try depth {plan.depth.name}, length {plan.length.name}, width {min(plan.rest.values()):.2f}"
-    )
+    context.progress(f"try {plan.words()}")
     try:
         model = _run((*plan.depth.passes, *plan.length.passes), scale.model, tried, context)
         tried.plan = replace(plan, rest=scale.rest(scale.shares(model)))

@@ -81,6 +81,7 @@ def prune(
     bytes: float | None = None,
     latency: float | None = None,
     memory: float | None = None,
+    axes: str | None = None,
     tolerance: float | None = None,
     sparsity: float | None = None,
     pattern: str | None = None,
@@ -101,6 +102,7 @@ def prune(
         bytes: share of the weights' bytes.
         latency: share of the latency that the runtime has with `threads` threads, measured in turns.
         memory: share of the peak of live activation bytes.
+        axes: what the budgets may be spent on, of `depth`, `length`, `width` joined by `+`; `width` by default.
         tolerance: without a budget: largest relative L2 distance of the outputs, 0.01 by default.
         sparsity: share of the weights left that become zero.
         pattern: where zeros may stand, `unstructured` by default (see `passes.sparsity.patterns`).
@@ -129,7 +131,7 @@ def prune(
     budgets: dict[str, Any] = {name: share for name, share in shares.items() if share is not None}
     if zeros and not budgets and tolerance is None and given is None:
         given = ()
-    chosen = (*_passes(budgets, tolerance, given), *zeros)
+    chosen = (*_passes(budgets, axes, tolerance, given), *zeros)
     context = make_context(model, calib, keep, threads, seed, progress)
     free = passes is None and not budgets  # then all that is free goes
     outcome = Pipeline((Simplify(idle=free), *chosen, Verify())).run(model, context)
@@ -151,18 +153,21 @@ def _is_slower(before: Model, after: Model, context: Context, report: Report) ->
 
 
 def _passes(
-    budgets: Mapping[str, Any], tolerance: float | None, passes: Sequence[Pass] | None
+    budgets: Mapping[str, Any], axes: str | None, tolerance: float | None, passes: Sequence[Pass] | None
 ) -> Sequence[Pass]:
+    from pruneopt.passes.joint import Joint
     from pruneopt.passes.repair import Repair
     from pruneopt.passes.tolerance import Tolerance
     from pruneopt.passes.width import Width
 
     if sum((bool(budgets), tolerance is not None, passes is not None)) > 1:
         raise UsageError("give budgets, a tolerance or passes, not several of them")
+    if axes is not None and not budgets:
+        raise UsageError("axes say what a budget is spent on; give one, such as macs=0.7")
     if passes is not None:
         return passes
     if budgets:
-        return (Width(**budgets), Repair())
+        return (Width(**budgets), Repair()) if axes in (None, "width") else (Joint(**budgets, axes=axes),)
     return (Tolerance(0.01 if tolerance is None else tolerance), Repair())
 
 

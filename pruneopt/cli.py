@@ -85,6 +85,7 @@ MODEL = click.argument("model", metavar="MODEL")
 @click.option("--bytes", "bytes_", type=SHARE, help="Share of the weights' bytes to keep.")
 @click.option("--latency", type=SHARE, help="Share of the measured latency to keep, with --threads.")
 @click.option("--memory", type=SHARE, help="Share of the peak of activation memory to keep.")
+@click.option("--axes", metavar="A", help="What budgets are spent on, of depth+length+width [width].")
 @click.option(
     "--tolerance", type=float, metavar="E", help="Output distance to allow when no budget is given [0.01]."
 )
@@ -113,6 +114,7 @@ def prune(
     bytes_: float | None,
     latency: float | None,
     memory: float | None,
+    axes: str | None,
     tolerance: float | None,
     sparsity: float | None,
     pattern: str | None,
@@ -144,6 +146,7 @@ def prune(
             bytes=bytes_,
             latency=latency,
             memory=memory,
+            axes=axes,
             tolerance=tolerance,
             sparsity=sparsity,
             pattern=pattern,

@@ -132,3 +132,11 @@ def test_it_needs_real_inputs() -> None:
 def test_it_reads_as_it_is_written() -> None:
     (each,) = parse_passes("joint{macs=0.7, axes=depth+width}")
     assert show_pass(each) == "joint{macs=0.7, axes=depth+width}"
+
+
+def test_a_budget_is_spent_on_the_axes_that_are_named() -> None:
+    model = Model.from_proto(ENCODER.proto())
+    result = po.prune(model, macs=0.9, axes="depth+length", calib=batches(count=5), timed=False)
+    assert "joint" in [p["pass"] for p in result.report["passes"]]
+    with pytest.raises(UsageError, match="what a budget is spent on"):
+        po.prune(model, axes="depth")
