@@ -17,13 +17,16 @@ from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
+ORDER = ("self", "stream", "bias")  # in which ways are tried
+
 
 @dataclass(frozen=True)
 class Repair:
     """Refit every consumer of a pruned axis in closed form, and keep the best of the ways on held-out data.
 
-    The ways are: nothing; biases that make up for the mean of what went; least squares towards what the
-    layer would have made of its whole input; least squares towards the original's residual stream.
+    The ways are: nothing; least squares towards what the layer would have made of its whole input; least squares
+    towards the original's residual stream; where neither is better than nothing, biases that make up for the mean
+    of what went.
 
     Attributes:
         ridge: pull towards the original weights, as a share of each feature's variance.
@@ -41,7 +44,7 @@ class Repair:
         for name in ("ridge", "conv_ridge"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"repair: {name}={getattr(self, name):g} is not positive")
-        if unknown := set(self.ways.split("+")) - {"bias", "self", "stream"}:
+        if unknown := set(self.ways.split("+")) - set(ORDER):
             raise UsageError(f"repair: there is no way '{min(unknown)}'; choose from bias, self, stream")
 
     def run(self, model: Model, context: Context) -> Outcome:
@@ -59,18 +62,22 @@ class Repair:
         """The best repaired model, for a `model` that keeps what `claim` says."""
         batches = split_batches(context.calibration)
         _, held = hold_out(batches)
-        found = {"none": model}
-        for way in self.ways.split("+"):
-            context.progress(f"repair ({way})")
-            settings = Settings(way, self.ridge, self.conv_ridge, self.samples)
-            found[way] = apply(model, claim, refit_all(claim, context, batches, settings))
         original = claim.analysis.model
         dense, probabilities = outputs(original, context, held), distributions(original.graph)
-        distances = {
-            way: damage(dense, outputs(each, context, held), probabilities) for way, each in found.items()
-        }
-        best = min(distances, key=lambda way: distances[way])
-        return Outcome(found[best], {"way": best, "distances": distances})
+        best, made = "none", model
+        distances = {best: damage(dense, outputs(model, context, held), probabilities)}
+        for way in sorted(self.ways.split("+"), key=ORDER.index):
+            if (
+                way == "bias" and best != "none"
+            ):  # least squares did better than nothing: they move biases, too
+                continue
+            context.progress(f"repair ({way})")
+            settings = Settings(way, self.ridge, self.conv_ridge, self.samples)
+            mended = apply(model, claim, refit_all(claim, context, batches, settings))
+            distances[way] = damage(dense, outputs(mended, context, held), probabilities)
+            if distances[way] < distances[best]:
+                best, made = way, mended
+        return Outcome(made, {"way": best, "distances": distances})
 
 
 def apply(model: Model, claim: Masked, refits: Sequence[tuple[Consumer, Refit]]) -> Model:

@@ -37,7 +37,7 @@ class Tolerance:
         low, high = 0.0, 1.0
         for share in _bisection(low, high):
             try:
-                outcome = Width(macs=share.at).run(model, context)
+                outcome = Width(macs=share.at, against="none").run(model, context)
                 share.fits = self._distance(self._mended(outcome, context), model, context) <= self.error
             except PruneoptError as error:
                 if "least" not in error.details:  # only a budget that cannot be met is an answer

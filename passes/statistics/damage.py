@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.observe import Feeds
-from pruneopt.model import Model
+from pruneopt.model import Model, values
 from pruneopt.passes.base import Context
 
 Array = npt.NDArray[Any]
@@ -18,6 +18,7 @@ Outputs = list[dict[str, Array]]
 TINY = 1e-12
 BLOCK = 1 << 14  # elements that are compared at once
 MOST = 1 << 25  # elements of one output that are kept over all batches
+SPREADING = ("Reshape", "Expand", "Unsqueeze", "Identity")
 
 
 def outputs(model: Model, context: Context, batches: Sequence[Feeds]) -> Outputs:
@@ -47,8 +48,28 @@ def _some_rows(array: Array, most: int, seed: Sequence[int]) -> Array:
 
 
 def distributions(graph: gs.Graph) -> set[str]:
-    """Names of the outputs that a softmax makes."""
-    return {t.name for t in graph.outputs if t.inputs and t.inputs[0].op == "Softmax"}
+    """Names of the outputs that a softmax makes, be it written out: x / ReduceSum(x) of x = Exp(...)."""
+    return {t.name for t in graph.outputs if t.inputs and _is_softmax(t)}
+
+
+def _is_softmax(tensor: gs.Tensor) -> bool:
+    node = tensor.inputs[0]
+    if node.op != "Div":
+        return bool(node.op == "Softmax")
+    share, whole = node.inputs
+    while whole.inputs and whole.inputs[0].op in SPREADING:
+        whole = whole.inputs[0].inputs[0]
+    if [t.inputs[0].op for t in (share, whole) if t.inputs] != ["Exp", "ReduceSum"]:
+        return False
+    total = whole.inputs[0]
+    last = [-1] if tensor.shape is None else [-1, len(tensor.shape) - 1]
+    return total.inputs[0] is share and _axes(total) in [[axis] for axis in last]
+
+
+def _axes(node: gs.Node) -> list[int]:
+    if len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
+        return [int(axis) for axis in values(node.inputs[1]).reshape(-1)]
+    return list(node.attrs.get("axes", []))
 
 
 def damage(dense: Outputs, found: Outputs, probabilities: set[str]) -> float:

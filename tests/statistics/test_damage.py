@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pruneopt.passes.statistics.damage import BLOCK, damage
+from pruneopt.passes.statistics.damage import BLOCK, damage, distributions
+from tests import models
 
 
 def test_squared_distance_as_a_share_of_the_variance() -> None:
@@ -26,3 +27,17 @@ def test_divergence_of_each_row() -> None:
 def test_outputs_without_variance_do_not_divide_by_nothing() -> None:
     same = [{"y": np.ones((2, 3), np.float32)}]
     assert damage(same, same, set()) == 0.0
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+@pytest.mark.parametrize("spread", [False, True])
+def test_a_softmax_that_is_written_out_is_one_along_the_last_axis(axis: int, spread: bool) -> None:
+    b = models.Builder()
+    x = b.node("Exp", "x")
+    total = b.node("ReduceSum", x, b.value([axis]), keepdims=int(not spread))
+    if spread:
+        total = b.node("Expand", b.node("Unsqueeze", total, b.value([axis])), b.node("Shape", x))
+    b.node("Div", x, total, outputs=["p"])
+    b.node("Div", "x", total, outputs=["q"])
+    model = models.loaded(b.model({"x": ["n", 4]}, {"p": ["n", 4], "q": ["n", 4]}))
+    assert distributions(model.graph) == (set() if axis == 0 else {"p"})

@@ -1,0 +1,72 @@
+"""The less harmful of two ways is taken, and a harmless one is not called into question."""
+
+from __future__ import annotations
+
+import pytest
+
+import pruneopt as po
+from pruneopt.api import make_context
+from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.rivals import better
+from pruneopt.passes.width import Width
+from tests import models
+from tests.passes.test_calibrated import data, doubled
+
+NAMES = ("one", "two")
+
+
+def outcomes() -> tuple[Context, Outcome, Outcome]:
+    """A little gone, and much."""
+    model = models.loaded(models.transformer())
+    context = make_context(model, data(model))
+    little, much = (Width(macs=share, plan="uniform").run(model, context) for share in (0.9, 0.4))
+    return context, little, much
+
+
+def test_the_less_harmful_one_is_taken() -> None:
+    context, little, much = outcomes()
+    for first, second, name in ((little, much, "one"), (much, little, "two")):
+        found = better(first, lambda second=second: second, NAMES, context)  # type: ignore[misc]
+        assert found.model is little.model
+        assert found.claim is little.claim
+        assert found.entry["chosen"] == name
+        assert found.entry["rivals"][name] == min(found.entry["rivals"].values())
+
+
+def test_what_cannot_meet_the_budget_is_passed_over() -> None:
+    context, little, _ = outcomes()
+
+    def fails() -> Outcome:
+        raise PruneoptError("cannot", least=0.95)
+
+    assert better(little, fails, NAMES, context) is little
+
+
+def test_other_failures_are_not_hidden() -> None:
+    context, little, _ = outcomes()
+
+    def fails() -> Outcome:
+        raise PruneoptError("broken")
+
+    with pytest.raises(PruneoptError, match="broken"):
+        better(little, fails, NAMES, context)
+
+
+def test_a_harmless_plan_has_no_rival() -> None:
+    model = models.loaded(doubled())
+    result = po.prune(model, macs=0.9, calib=data(model), timed=False)
+    assert all("rivals" not in entry for entry in result.report["passes"])
+
+
+def test_a_plan_that_does_harm_is_compared_with_plain_magnitude() -> None:
+    model = models.loaded(models.transformer())
+    for text, compared in (("width{macs=0.6}", True), ("width{macs=0.6, against=none}", False)):
+        result = po.prune(model, passes=text, calib=data(model), timed=False)
+        (entry,) = (e for e in result.report["passes"] if e["pass"] == "width")
+        assert ("rivals" in entry) == compared
+
+
+def test_a_rival_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UsageError, match="no criterion"):
+        Width(macs=0.5, against="nothing")
