@@ -64,6 +64,8 @@ class Scale:
 
     def shares(self, model: Model) -> dict[str, float]:
         """What is left of each budget's cost."""
+        if model is self.model:
+            return dict.fromkeys(self.budgets, 1.0)
         found = self._static(model)
         if "latency" in self.budgets:
             feeds, threads = self.context.feeds[-1], self.context.threads
