@@ -14,6 +14,7 @@ import click
 
 from pruneopt import api
 from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.recipes_command import recipes
 from pruneopt.tune_command import tune
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def cli() -> None:
     pruneopt inspect model.onnx                   what can be removed, and why the rest cannot
     pruneopt compare model.onnx out.onnx          size, cost, latency, fidelity
     pruneopt tune sparse.onnx -o out.onnx         kernels that make sparse weights fast
+    pruneopt recipes                              published methods, for --recipe
     """
 
 
@@ -96,6 +98,9 @@ MODEL = click.argument("model", metavar="MODEL")
     help="Where zeros may stand: unstructured, 16x1 (outputs x inputs), 2:4, 2:4x16.",
 )
 @click.option("--passes", metavar="SPEC", help="Passes to run instead, e.g. 'width{ratio=0.5,coupled=true}'.")
+@click.option(
+    "--recipe", metavar="NAME|FILE.yaml", help="A published method instead; `pruneopt recipes` lists them."
+)
 @CALIB
 @KEEP
 @THREADS
@@ -119,6 +124,7 @@ def prune(
     sparsity: float | None,
     pattern: str | None,
     passes: str | None,
+    recipe: str | None,
     calib: str | None,
     keep: Sequence[str],
     threads: int,
@@ -139,6 +145,14 @@ def prune(
         check_target(loaded, Path(out).resolve(), None)
         if report:
             _check_report(Path(report))
+        if recipe is not None:
+            from pruneopt.passes.recipes import recipe_passes
+
+            if passes is not None or tolerance is not None:
+                raise UsageError("give --recipe, --passes or --tolerance, not several of them")
+            shares = {"macs": macs, "params": params, "bytes": bytes_, "latency": latency, "memory": memory}
+            passes = recipe_passes(recipe, shares | {"sparsity": sparsity, "pattern": pattern})
+            macs = params = bytes_ = latency = memory = sparsity = pattern = None
         result = api.prune(
             loaded,
             macs=macs,
@@ -297,6 +311,7 @@ class _Progress:
 
 
 cli.add_command(tune)
+cli.add_command(recipes)
 
 
 def main(args: list[str] | None = None) -> int:

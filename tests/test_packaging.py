@@ -33,10 +33,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def expected() -> set[str]:
-    return {path.relative_to(ROOT).as_posix() for path in modules().values()} | {
-        "pruneopt/py.typed",
-        "pruneopt/page.html",
-    }
+    recipes = {f"pruneopt/passes/recipes/{path.name}" for path in (ROOT / "passes/recipes").glob("*.yaml")}
+    return (
+        {path.relative_to(ROOT).as_posix() for path in modules().values()}
+        | recipes
+        | {
+            "pruneopt/py.typed",
+            "pruneopt/page.html",
+        }
+    )
 
 
 @pytest.mark.slow

@@ -1,0 +1,100 @@
+"""Recipes: every one reads, names passes that exist, and reaches its budget on a small transformer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pruneopt as po
+from pruneopt.cli import main
+from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.passes.recipes import find_recipe, recipe_passes, recipes
+from pruneopt.passes.recipes.recipe import Recipe
+from pruneopt.passes.spec import parse_passes
+from tests import models
+
+LEARNED = ("llm-pruner", "nvit", "sheared-llama", "spp", "vit-slim")
+STEPS = {"sheared-llama": "{steps=10}", "spp": "{steps=20}", "vit-slim": "{steps=10}"}
+
+
+@pytest.mark.parametrize("recipe", recipes(), ids=lambda r: r.name)
+def test_every_recipe_names_its_source_and_passes(recipe: Recipe) -> None:
+    assert parse_passes(recipe.text({}))
+    assert "arXiv" in recipe.source or "20" in recipe.source
+
+
+def test_the_learned_ones_are_there() -> None:
+    assert set(LEARNED) < {r.name for r in recipes()}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_learned_recipes_reach_their_budget(name: str) -> None:
+    pytest.importorskip("torch")
+    batches = [{"x": np.random.default_rng(0).standard_normal((8, 6, 24)).astype(np.float32)}]
+    text = recipe_passes(name + STEPS.get(name, ""), {"macs": 0.6})
+    report = po.prune(models.loaded(models.transformer()), passes=text, calib=batches, timed=False).report
+    share = report["output"]["macs"] / report["input"]["macs"]
+    assert 0.59 <= share <= 0.6
+    assert report["equivalence"]["max_rel_error"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["flap", "wanda-sp"])
+def test_calibrated_recipes_reach_their_budget(name: str) -> None:
+    batches = [{"x": np.random.default_rng(0).standard_normal((8, 6, 24)).astype(np.float32)}]
+    text = recipe_passes(name, {"macs": 0.6})
+    report = po.prune(models.loaded(models.transformer()), passes=text, calib=batches, timed=False).report
+    assert 0.59 <= report["output"]["macs"] / report["input"]["macs"] <= 0.6
+
+
+def test_the_budget_takes_the_place_of_the_default() -> None:
+    assert recipe_passes("wanda", {}) == "sparsify{method=wanda, sparsity=0.5}"
+    assert (
+        recipe_passes("wanda", {"sparsity": None, "pattern": "2:4"}) == "sparsify{method=wanda, pattern=2:4}"
+    )
+    assert (
+        recipe_passes("spp{path=a.npz}", {"macs": 0.5}) == "learn{method=spp, macs=0.5, path=a.npz}, repair"
+    )
+
+
+def test_a_budget_that_the_pass_does_not_take_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"'sparsify' has no option 'macs=0\.5'"):
+        parse_passes(recipe_passes("wanda", {"macs": 0.5}))
+
+
+def test_unknown_recipes_name_those_that_ship() -> None:
+    with pytest.raises(UsageError, match=r"no recipe 'nosuch'; choose from .*spp"):
+        find_recipe("nosuch")
+
+
+GOOD = "title: t\nsource: s\nneeds: data\npasses: width{BUDGET}\nbudget: macs=0.5\n"
+BAD = {
+    "no colon": (GOOD + "hello\n", "line 6"),
+    "an unknown key": (GOOD + "author: me\n", "no 'author'"),
+    "a missing key": (GOOD.replace("source: s\n", ""), "lacks 'source'"),
+    "an unknown need": (GOOD.replace("data", "luck"), "needs is 'luck'"),
+}
+
+
+@pytest.mark.parametrize(("text", "said"), BAD.values(), ids=BAD.keys())
+def test_a_bad_file_is_told_in_a_sentence(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(PruneoptError, match=said):
+        find_recipe(str(tmp_path / "r.yaml"))
+
+
+def test_the_command_lists_shows_and_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = models.save(models.convnet(), tmp_path)
+    (tmp_path / "own.yaml").write_text(GOOD + "differs: >\n  not\n  at all\n")
+    assert main(["recipes"]) == 0
+    assert "spp " in capsys.readouterr().out
+    assert main(["recipes", str(tmp_path / "own.yaml")]) == 0
+    assert "not at all" in capsys.readouterr().out
+    out = tmp_path / "out.onnx"
+    assert (
+        main([str(source), "-o", str(out), "--recipe", str(tmp_path / "own.yaml"), "--macs", "0.7", "-q"])
+        == 0
+    )
+    assert out.exists()
+    assert main([str(source), "-o", str(out), "--recipe", "spp", "--passes", "width{macs=0.5}", "-q"]) == 2
