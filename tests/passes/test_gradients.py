@@ -15,7 +15,7 @@ from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import analyse
 from pruneopt.api import make_context
 from pruneopt.errors import UsageError
-from pruneopt.model import Model
+from pruneopt.model import Model, constants, values
 from pruneopt.passes.criteria import CRITERIA, find_criterion
 from pruneopt.passes.learning.gradients import gradients
 from pruneopt.passes.statistics.evidence import Evidence
@@ -96,19 +96,15 @@ def test_gradients_are_worked_out_once() -> None:
 
 
 def test_without_a_loss_the_mean_square_is_the_distance_in_second_order() -> None:
-    """u is standard normal over |y|: E (sum w g)^2 = |dy|^2 / |y|^2, where dy is what the entry contributes."""
-    model = net()
+    """E (sum w g)^2 is the variance, under the model's own probabilities, of what the entry adds to the logits."""
     x = np.array([[1.0]], np.float32)
     y = x @ A @ B
-    found = gradients(model, [{"x": x}] * 600, most=600, seed=3)
+    found = gradients(net(), [{"x": x}] * 600, most=600, seed=3)
     measured = np.square(np.stack(found.sums["A"].products[1])).mean(0)
-    entries = np.square(A[0][:, None] * B).sum(1)
-    # y = x A B is a linear map without a bias, so it reads as logits: the curvature is that of the divergence.
     p = np.exp(y[0]) / np.exp(y[0]).sum()
     shifts = A[0][:, None] * B
-    curved = (p * np.square(shifts)).sum(1) - np.square((p * shifts).sum(1))
-    assert entries.shape == curved.shape
-    np.testing.assert_allclose(measured, curved, rtol=0.35)
+    variance = (p * np.square(shifts)).sum(1) - np.square((p * shifts).sum(1))
+    np.testing.assert_allclose(measured, variance, rtol=0.35)
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
@@ -124,6 +120,19 @@ def test_they_prune(name: str) -> None:
         model, passes=f"width{{macs=0.6, criterion={name}, plan=uniform}}", calib=calib, timed=False
     )
     assert found.report["output"]["macs"] <= 0.6 * found.report["input"]["macs"]
+
+
+def test_labels_come_in_the_batch() -> None:
+    """The gate of the entry that the labels single out is the last to go, through the whole of `prune`."""
+    model = net()
+    x = np.random.default_rng(0).standard_normal((8, 1)).astype(np.float32)
+    for wanted, column in ((0, [1.0, 0.0]), (2, [0.0, 1.0])):
+        # y0 is made of entries 0 and 1, y1 of entries 1 and 2; entry 1 is taken out of the question by its score.
+        calib = [{"x": x, "t": np.tile(np.array(column, np.float32), (8, 1))}]
+        options = f"ratio=0.67, align=1, criterion=taylor, loss={__name__}:loss"
+        found = po.prune(model, passes=f"width{{{options}}}", calib=calib, timed=False).model
+        (kept,) = [c for c in constants(found.graph) if c.name == "A"]
+        assert values(kept).tolist() == [[A[0, i] for i in sorted({1, wanted})]]
 
 
 def test_needs_calibration_data() -> None:
