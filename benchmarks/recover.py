@@ -66,9 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for net in options.nets:
         task = TASKS[net](options.cache)
-        context = make_context(po.load(task.model), _inputs(options.images))
+        model = po.load(task.model)
+        context = make_context(model, _inputs(options.images))
+        dense = _score(task, model, context)
         for choice in options.choices:
-            print(measure(task, choice, context, options.macs, options.minutes, options.epochs), flush=True)
+            row = measure(task, choice, context, dense, options)
+            print(row, flush=True)
 
 
 def _options(arguments: Sequence[str] | None) -> Any:
@@ -89,28 +92,28 @@ def _inputs(count: int) -> list[dict[str, Any]]:
     return [{"image": seen[i : i + 32]} for i in range(0, count, 32)]
 
 
-def measure(
-    task: Task, choice: str, context: Context, macs: float, minutes: float | None, epochs: int | None
-) -> Row:
+def measure(task: Task, choice: str, context: Context, dense: float, options: Any) -> Row:
     """Prune, score, recover, score. `context` is of the task's model, which it keeps as the original."""
-    model = context.original
-    if model is None:
+    original = context.original
+    if original is None:
         raise ValueError("the context has no original model")
+    macs = options.macs
     width = Width(macs=macs) if choice == "default" else Width(macs=macs, criterion=choice, plan="uniform")
     begin = time.perf_counter()
-    pruned = Pipeline((Simplify(), width, Repair())).run(model, context).model
+    pruned = Pipeline((Simplify(), width, Repair())).run(original, context).model
     middle = time.perf_counter()
-    outcome = Pipeline((Recover(minutes=minutes, epochs=epochs),)).run(pruned, context)
+    recover = Recover(minutes=options.minutes, epochs=options.epochs)
+    outcome = Pipeline((recover,)).run(pruned, context)
     end = time.perf_counter()
-    scores = [100 * _score(task, each, context) for each in (model, pruned, outcome.model)]
+    scores = [_score(task, each, context) for each in (pruned, outcome.model)]
     trained = outcome.entry["passes"][0]["epochs"]
-    return Row(task.name, choice, scores[0], scores[1], scores[2], middle - begin, end - middle, trained)
+    return Row(task.name, choice, dense, *scores, middle - begin, end - middle, trained)
 
 
 def _score(task: Task, model: Model, context: Context) -> float:
     session = context.session(model)
     name = model.outputs[0].name
-    return float(task.score(lambda batch: session.run(batch)[name])["top1"])
+    return 100 * float(task.score(lambda batch: session.run(batch)[name])["top1"])
 
 
 if __name__ == "__main__":
