@@ -6,12 +6,13 @@ BIN    := $(VENV)/bin
 RUN     = $(BIN)/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint format bench clean
+.PHONY: help demo test slow extras lint format bench clean
 
 help:
 	@echo 'make demo    fetch a pretrained text recogniser, halve its MACs, check and compare it'
 	@echo 'make test    the test suite'
 	@echo 'make slow    the slow tests'
+	@echo 'make extras  the tests that need PyTorch, TVM or Jinja'
 	@echo 'make lint    style and types'
 	@echo 'make format  put the style right'
 	@echo 'make bench   the benchmarks'
@@ -31,6 +32,13 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(RUN) pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.user
 
+# TORCH: where plain `torch` would bring gigabytes of CUDA, name a build for the CPU, `TORCH=torch==2.13.0` for example.
+TORCH ?= torch
+$(VENV)/.extras: pyproject.toml | $(BIN)/python
+	$(RUN) pip install --quiet --disable-pip-version-check '$(TORCH)'
+	$(RUN) pip install --quiet --disable-pip-version-check --editable '.[dev,torch,tvm,report]'
+	@touch $@ $(VENV)/.dev $(VENV)/.user
+
 demo: $(VENV)/.user
 	$(BIN)/python examples/demo.py
 
@@ -39,6 +47,9 @@ test: $(VENV)/.dev
 
 slow: $(VENV)/.dev
 	$(RUN) pytest -q -m slow
+
+extras: $(VENV)/.extras
+	$(RUN) pytest -q -n $(JOBS) -m 'not slow' $$(grep -rl --include='test_*.py' importorskip tests)
 
 lint: $(VENV)/.dev
 	$(RUN) ruff check .
