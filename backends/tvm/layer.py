@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # Part of every record and kernel name: raise it when a template changes what it makes of the same knobs.
-VERSION = 1
+VERSION = 2
 OFFSET_LIMIT = 1 << 16
 
 
@@ -77,7 +77,7 @@ class Schedule:
         registers: rows (`outputs`) or vectors (`positions`) whose sums are held in registers.
         depth: inputs, or channels of an image, that are worked through at a time; 0 is all.
         span: blocks of outputs worked through for each `depth`; 0 is all.
-        unroll: copies of the innermost loop's body.
+        unroll: copies of the innermost loop's body, with sums of their own where there are registers for them.
     """
 
     template: str

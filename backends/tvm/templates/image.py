@@ -1,15 +1,17 @@
 """Images [B, C, H, W] as a panel, and sums as images.
 
 A tile is a number of output lines. Of each channel the panel holds the input lines that the tile needs, padded
-with zeros. With strides of two, every other line and column form a plane of their own ("phase"), so that the
-positions of one tap are neighbours again; taps only look into the phases they need. All positions of a tile are
-one run of `lines * pitch`, where the last positions of a line mean nothing and are not stored.
+with zeros, once for each column of taps: shifted, so that the positions of any tap are neighbours and begin where
+vectors do. With vertical strides, every other line forms a plane of its own ("phase"). All positions of a tile
+are one run of `lines * pitch`, where the last positions of a line mean nothing and are not stored.
 A pointwise convolution is an image of one column: its tile is any number of pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from pruneopt.backends.tvm.templates.frame import (
     widths,
 )
 
+WASTE = 1 / 7  # share of positions that may mean nothing, so that lines begin where vectors do
 UNROLLED = 16  # vectors that are copied without a loop
 
 
@@ -41,8 +44,18 @@ def column(image: Image) -> Image:
     return replace(image, size=pixels, out=pixels)
 
 
+def _pitch(columns: int, lanes: int) -> int:
+    """Positions from line to line: a multiple of as large a part of a vector as wastes little."""
+    wide = 1
+    while wide < lanes and -columns % (2 * wide) <= WASTE * columns:
+        wide *= 2
+    return -(-columns // wide) * wide
+
+
 class Pixels:
     """A tile of `schedule.tile` output lines. Tiles at the lower end overlap."""
+
+    direct = True
 
     def __init__(self, layer: Layer, schedule: Schedule, cut: Order, lanes: int) -> None:
         assert layer.image is not None
@@ -51,15 +64,13 @@ class Pixels:
         image = self.image = column(layer.image)
         self.lines = min(schedule.tile, image.out[0])
         self.tiles = -(-image.out[0] // self.lines)
-        reach = [(image.kernel[i] - 1) * image.dilations[i] for i in (0, 1)]
-        self.phases = [
-            sorted({tap * image.dilations[i] % image.strides[i] for tap in range(image.kernel[i])})
-            for i in (0, 1)
-        ]
-        self.height = self.lines + reach[0] // image.strides[0]
-        self.pitch = image.out[1] + reach[1] // image.strides[1]
-        self.plane = self.height * self.pitch
-        self.channel = len(self.phases[0]) * len(self.phases[1]) * self.plane
+        rows = [tap * image.dilations[0] for tap in range(image.kernel[0])]
+        self.phases = sorted({row % image.strides[0] for row in rows})
+        self.shifts = [tap * image.dilations[1] for tap in range(image.kernel[1])]
+        self.height = self.lines + rows[-1] // image.strides[0]
+        self.pitch = _pitch(image.out[1], lanes)
+        self.plane = -(-self.height * self.pitch // lanes) * lanes if self.pitch > 1 else self.lines
+        self.channel = len(self.phases) * len(self.shifts) * self.plane
         self.depth = cut.depth // layer.taps
         self.stretch = self.depth * self.channel
         self.size = layer.channels * self.channel
@@ -69,13 +80,8 @@ class Pixels:
     def places(self) -> Ints:
         image = self.image
         taps = [
-            (
-                self.phases[0].index(i * image.dilations[0] % image.strides[0]) * len(self.phases[1])
-                + self.phases[1].index(j * image.dilations[1] % image.strides[1])
-            )
-            * self.plane
+            (self.phases.index(i * image.dilations[0] % image.strides[0]) * len(self.shifts) + j) * self.plane
             + i * image.dilations[0] // image.strides[0] * self.pitch
-            + j * image.dilations[1] // image.strides[1]
             for i in range(image.kernel[0])
             for j in range(image.kernel[1])
         ]
@@ -108,23 +114,23 @@ class Pixels:
         top, first = self._top(tile), self._channel(tile, self.layer.channels)
         with T.serial(0, self.layer.channels) as c:
             source, target = bound((first + c) * height * width), bound(c * self.channel)
-            for number, (row, start) in enumerate((r, s) for r in self.phases[0] for s in self.phases[1]):
+            for number, (row, start) in enumerate((r, s) for r in self.phases for s in self.shifts):
                 self._plane(k, source, target + number * self.plane, top, row, start)
 
     def _plane(self, k: Frame, source: Expr, target: Expr, top: Expr, row: int, start: int) -> None:
-        """One phase of one channel: input lines `row`, `row + stride`, ... counted from the tile's first."""
+        """One plane: input lines `row`, `row + stride`, ... counted from the tile's first, columns from `start` on."""
         T = builder()
         image = self.image
         (height, width), (down, right) = image.size, image.strides
         shift = start - image.padding[1]  # input column of the panel's first
-        left = min(max(0, -(shift // right)), self.pitch)
-        stop = max(left, min(self.pitch, -(-(width - shift) // right)))
+        left = min(max(0, -(shift // right)), image.out[1])
+        stop = max(left, min(image.out[1], -(-(width - shift) // right)))
         inside = (
             image.padding[0] == 0
             and (image.out[0] - 1) * down + row + (self.height - self.lines) * down < height
         )
         if inside and (left, stop, right, down) == (0, self.pitch, 1, 1) and self.pitch == width:
-            self._copy(k, target, source + (top + row) * width, self.plane, 1)
+            self._copy(k, target, source + (top + row) * width, self.height * self.pitch, 1)
             return
         with T.serial(0, self.height) as line:
             wanted = bound((top + line) * down + row - image.padding[0])
@@ -155,27 +161,23 @@ class Pixels:
         for at, wide in widths(count - done, self.lanes):
             store(k.scratch, target + done + at, load(k.x, source + (done + at) * step, wide, step), wide)
 
-    def keep(self, k: Frame, tile: Expr, sums: int, first: Expr, count: Expr) -> None:
-        T = builder()
-        out = self.image.out
-        top, channel = self._top(tile), self._channel(tile, self.layer.outputs)
-        lines, length = (1, self.lines * out[1]) if self.pitch == out[1] else (self.lines, out[1])
-        with T.serial(0, count) as output, T.serial(0, lines) as line:
-            source = bound(sums + output * self.width * self.lanes + line * self.pitch)
-            target = bound(((channel + first + output) * out[0] + top + line) * out[1])
-            self._finish(k, target, source, length)
+    def put(self, k: Frame, tile: Expr, output: Expr, vector: int, sums: Any) -> None:
+        """Positions that belong to no output are left out."""
+        out, lanes = self.image.out, self.lanes
+        first = self._channel(tile, self.layer.outputs) + output
+        target = bound((first * out[0] + self._top(tile)) * out[1])
+        store(sums, 0, activated(load(sums, 0, lanes), lanes, self.layer.act), lanes)
+        for lane, count, there in self._pieces(vector):
+            for at, wide in widths(count, lanes):
+                store(k.y, target + there + at, load(sums, lane + at, wide), wide)
 
-    def _finish(self, k: Frame, target: Expr, source: Expr, count: int) -> None:
-        T = builder()
-
-        def move(at: Expr, wide: int) -> None:
-            value = activated(load(k.scratch, source + at, wide), wide, self.layer.act)
-            store(k.y, target + at, value, wide)
-
-        done = 0
-        if count > UNROLLED * self.lanes:
-            done = count // self.lanes * self.lanes
-            with T.serial(0, count // self.lanes) as v:
-                move(v * self.lanes, self.lanes)
-        for at, wide in widths(count - done, self.lanes):
-            move(done + at, wide)
+    def _pieces(self, vector: int) -> Iterator[tuple[int, int, int]]:
+        """(lane, count, place in the tile's output) of the runs of positions of a vector that are outputs."""
+        columns = self.image.out[1]
+        lines, columns = (1, self.lines * columns) if self.pitch == columns else (self.lines, columns)
+        begin = vector * self.lanes
+        for line in range(lines):
+            start = max(begin, line * self.pitch)
+            stop = min(begin + self.lanes, line * self.pitch + columns)
+            if start < stop:
+                yield start - begin, stop - start, line * columns + start - line * self.pitch

@@ -23,6 +23,8 @@ from pruneopt.backends.tvm.templates.frame import (
 class Rows:
     """A tile of `schedule.tile` rows, a multiple of the lanes; the last may hold fewer."""
 
+    direct = False
+
     def __init__(self, layer: Layer, schedule: Schedule, cut: Order, lanes: int) -> None:
         self.layer = layer
         self.lanes = lanes
