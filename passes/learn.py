@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import Analysis, analyse
@@ -18,7 +20,7 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, prove
 from pruneopt.passes.learning.masks import find_method
 from pruneopt.passes.learning.masks.choice import choose
-from pruneopt.passes.learning.masks.folding import fold, foldable
+from pruneopt.passes.learning.masks.folding import fold, foldable, put
 from pruneopt.passes.learning.masks.gates import gateable
 from pruneopt.passes.learning.masks.method import Setting
 from pruneopt.passes.learning.masks.path import Found, load_path, save_path
@@ -26,8 +28,6 @@ from pruneopt.passes.learning.masks.search import search
 from pruneopt.passes.learning.net import require_torch
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.kinds import KINDS, kinds_of
-from pruneopt.passes.planning.tally import Limit
-from pruneopt.passes.planning.uniform import within
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink, shrunk_sizes
 from pruneopt.passes.statistics.stream import split_batches
@@ -41,7 +41,7 @@ class Learn:
     """Learn gates on groups, then remove the entries that came out worst.
 
     Attributes:
-        method: how gates are learned (`passes.learning.masks`): `spp`, `l1` or `hard-concrete`.
+        method: how gates are learned (`passes.learning.masks`): `spp`, `l1`, `hard-concrete` or `lora`.
         macs: share of the multiply-accumulates to keep at most.
         params: share of the parameters to keep at most.
         bytes: share of the weights' bytes to keep at most.
@@ -104,9 +104,15 @@ class Learn:
                 f"learn: no group of the kinds {'+'.join(self._axes())} can have gates; see 'pruneopt inspect'"
             )
         fixed = limits(analysis, self.budgets)
-        found, said = self._found(analysis, groups, kinds, fixed, context)
-        kept = choose(groups, kinds, found.scores, fixed, self.align, self.floor)
-        masks = {g.atom: best(found.scores[g.atom], kept[g.atom]) for g in groups if kept[g.atom] < g.size}
+        even = {g: g.name for g in groups}  # every group a kind of its own: the same share of each
+        flat = {g.atom: np.zeros(g.size) for g in groups}
+        targets = choose(groups, even, flat, fixed, self.align, self.floor)
+        found, said = self._found(analysis, groups, kinds, targets, context)
+        if find_method(self.method).reads_any_ratio:
+            targets = choose(groups, kinds, found.scores, fixed, self.align, self.floor)
+        masks = {
+            g.atom: best(found.scores[g.atom], targets[g.atom]) for g in groups if targets[g.atom] < g.size
+        }
         said |= {"groups": _entries(groups, kinds, masks)}
         return self._rewritten(analysis, masks, found, said, context)
 
@@ -124,7 +130,7 @@ class Learn:
         analysis: Analysis,
         groups: Sequence[Group],
         kinds: Mapping[Group, str],
-        fixed: Sequence[Limit],
+        targets: Mapping[Axis, int],
         context: Context,
     ) -> tuple[Found, dict[str, Any]]:
         """What a search has found, before or now, and what there is to say of it."""
@@ -134,12 +140,11 @@ class Learn:
         if not context.calibration:
             raise UsageError("learn: gates are learned on calibration data; give some with --calib")
         start = find_method(self.method)
-        targets = {} if start.reads_any_ratio else within(groups, fixed, self.align, self.floor)
         of_atoms = {g.atom: kinds[g] for g in groups}
         setting = Setting(self.steps, self.lr, self.loss is None, of_atoms, targets, context.seed)
         batches = split_batches(context.calibration, self.batch)
         method, losses = search(analysis, groups, start, setting, batches, self.loss, context.progress)
-        found = Found(method.scores(), getattr(method, "entered", ()))
+        found = Found(method.scores(), getattr(method, "entered", ()), method.adapted())
         if self.path:
             save_path(Path(self.path), self.method, groups, found)
         tail = losses[-max(1, len(losses) // 10) :]
@@ -153,17 +158,19 @@ class Learn:
         said: dict[str, Any],
         context: Context,
     ) -> Outcome:
-        """The smaller model. Gates that become part of it do so after the proof: they change the numbers."""
+        """The smaller model. What was learned becomes part of it after the proof: it changes the numbers."""
         small, claim = shrink(analysis, masks), Masked(analysis, masks)
         if derived_tensors(small.graph):  # their values would have to be measured
             context.looks(small, shrunk_sizes(analysis, masks))
         else:
             context.seen(small, shrunk_sizes(analysis, masks))
-        if not find_method(self.method).folds:
+        if not find_method(self.method).folds and not found.adapted:
             return Outcome(small, said, claim)
         context.progress("verify")
         proof = prove(small, claim, context)
-        folded = fold(small, analysis, masks, dict(found.scores))
+        folded = put(small, analysis, masks, found.adapted)
+        if find_method(self.method).folds:
+            folded = fold(folded, analysis, masks, dict(found.scores))
         context.looks(folded, shrunk_sizes(analysis, masks))
         return Outcome(folded, said | {"equivalence": vars(proof), "folded": True})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pruneopt.errors import UsageError
 from pruneopt.passes.learning.masks.hard_concrete import HardConcrete
 from pruneopt.passes.learning.masks.l1 import Shrinkage
+from pruneopt.passes.learning.masks.lora import Adapted
 from pruneopt.passes.learning.masks.method import Method
 from pruneopt.passes.learning.masks.spp import SolutionPath
 
@@ -12,6 +13,7 @@ METHODS: dict[str, type[Method]] = {
     "spp": SolutionPath,
     "l1": Shrinkage,
     "hard-concrete": HardConcrete,
+    "lora": Adapted,
 }
 
 

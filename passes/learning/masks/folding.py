@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
@@ -14,6 +17,7 @@ from pruneopt.analysis.op import Use
 from pruneopt.model import Model, values
 from pruneopt.passes.learning.masks.gates import gate_of, gated_uses
 from pruneopt.passes.rewriting.names import Names
+from pruneopt.passes.rewriting.shrink import compress
 
 Scores = dict[Axis, npt.NDArray[np.float64]]
 
@@ -37,7 +41,7 @@ def fold(small: Model, analysis: Analysis, masks: Masks, gates: Scores) -> Model
     import torch
 
     made = small.copy()
-    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
+    nodes = nodes_by_output(made)
     tensors = {atom: torch.from_numpy(gate) for atom, gate in gates.items()}
     for use in gated_uses(analysis, list(gates)):
         partner = _partner(use, analysis)
@@ -47,7 +51,29 @@ def fold(small: Model, analysis: Analysis, masks: Masks, gates: Scores) -> Model
         old = node.inputs[partner.slot]
         scale = gate_of(partner.axis, tensors).numpy()[mask_of(partner.axis, masks)]
         shape = [-1 if d == partner.dim else 1 for d in range(values(old).ndim)]
-        new = (values(old) * scale.reshape(shape)).astype(old.dtype)
-        name = old.name if len(old.outputs) == 1 else Names(made.graph).new(f"{old.name}_gated")
-        node.inputs[partner.slot] = gs.Constant(name, np.ascontiguousarray(new))
+        replace(made, node, partner.slot, values(old) * scale.reshape(shape))
     return made
+
+
+def put(small: Model, analysis: Analysis, masks: Masks, weights: Mapping[str, npt.NDArray[Any]]) -> Model:
+    """A copy of the shrunk model with other weights, which come by name and at full size."""
+    made = small.copy()
+    nodes = nodes_by_output(made)
+    for use in analysis.uses:
+        if use.constant.name in weights and use.node.outputs[0].name in nodes:
+            keeps = [mask_of(axis, masks) for axis in use.axes]
+            new = compress(weights[use.constant.name], keeps)
+            replace(made, nodes[use.node.outputs[0].name], use.slot, new)
+    return made
+
+
+def nodes_by_output(model: Model) -> dict[str, gs.Node]:
+    """Every node of the main graph under the names of its outputs."""
+    return {t.name: node for node in model.graph.nodes for t in node.outputs}
+
+
+def replace(model: Model, node: gs.Node, slot: int, value: npt.NDArray[Any]) -> None:
+    """An input of a node becomes this constant, in the old one's type; others that use the old one keep it."""
+    old = node.inputs[slot]
+    name = old.name if len(old.outputs) == 1 else Names(model.graph).new(f"{old.name}_learned")
+    node.inputs[slot] = gs.Constant(name, np.ascontiguousarray(value.astype(old.dtype)))

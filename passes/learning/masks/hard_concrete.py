@@ -19,7 +19,7 @@ from typing import Any
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
-from pruneopt.passes.learning.masks.method import Scores, Setting
+from pruneopt.passes.learning.masks.method import Frozen, Scores, Setting
 
 BETA = 2 / 3
 LOW, HIGH = -0.1, 1.1
@@ -50,7 +50,7 @@ def target(closed: float, step: int, steps: int) -> float:
     return closed * min(1.0, step / max(1.0, WARM_UP * steps))
 
 
-class HardConcrete:
+class HardConcrete(Frozen):
     """The state of one search."""
 
     axes = "inner+heads"

@@ -14,7 +14,7 @@ from typing import Any
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
-from pruneopt.passes.learning.masks.method import Scores, Setting
+from pruneopt.passes.learning.masks.method import Frozen, Scores, Setting
 
 ATTENTION, NEURONS = 2e-4, 5e-5
 DECAY = 1e-3
@@ -26,7 +26,7 @@ def l1(gates: Sequence[Any], weights: Sequence[float]) -> Any:
     return sum(weight * gate.abs().sum() for gate, weight in zip(gates, weights, strict=True))
 
 
-class Shrinkage:
+class Shrinkage(Frozen):
     """The state of one search."""
 
     axes = "inner+score+value"

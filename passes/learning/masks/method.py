@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.axes import Axis
+from pruneopt.passes.learning.net import Tensors
 
 Scores = dict[Axis, npt.NDArray[np.float64]]
 
@@ -35,6 +36,20 @@ class Setting:
     seed: int = 0
 
 
+class Frozen:
+    """What methods have in common that leave the weights as they are."""
+
+    needs_slope = False
+
+    def changed(self, weights: Tensors) -> Tensors:
+        """None."""
+        return {}
+
+    def adapted(self) -> dict[str, npt.NDArray[Any]]:
+        """None."""
+        return {}
+
+
 class Method(Protocol):
     """The state of one search; made from the groups and a `Setting`.
 
@@ -42,14 +57,19 @@ class Method(Protocol):
         axes: kinds of widths that the published method has gates on.
         reads_any_ratio: its scores serve every budget; else it learns for one.
         folds: the values of gates that stay become part of the weights.
+        needs_slope: it reads the loss's gradient at the dense model, where that of a distance is zero.
     """
 
     axes: str
     reads_any_ratio: bool
     folds: bool
+    needs_slope: bool
 
     def gates(self) -> dict[Axis, Any]:
         """The gates of this step by atom, differentiable; drawn anew at each call where they are random."""
+
+    def changed(self, weights: Tensors) -> Tensors:
+        """Weights that stand in for the model's own, by name; empty where these stay."""
 
     def penalty(self, step: int) -> Any:
         """What is added to the loss in step 0, 1, ...; a scalar."""
@@ -59,3 +79,6 @@ class Method(Protocol):
 
     def scores(self) -> Scores:
         """What every entry is worth now: larger stays. Shape [size of the atom]."""
+
+    def adapted(self) -> dict[str, npt.NDArray[Any]]:
+        """Weights that have learned with the gates, by name, at full size."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +22,11 @@ Scores = Mapping[Axis, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Found:
-    """Scores, and for paths how many entries were in at each record."""
+    """Scores, for paths how many entries were in at each record, and weights that have learned, by name."""
 
     scores: Scores
     entered: Sequence[int] = ()
+    adapted: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 def sign(groups: Sequence[Group]) -> int:

@@ -46,12 +46,13 @@ def search(
     gated, method = Gated(analysis, [g.atom for g in groups]), start(groups, setting)
     for parameter in gated.net.module.parameters():
         parameter.requires_grad_(False)
-    cost = _Cost(gated, analysis, loss, setting.seed)
+    cost = _Cost(gated, analysis, loss, setting.seed, method.needs_slope)
     rng, order, told = np.random.default_rng(setting.seed), list[int](), list[float]()
     for step in range(setting.steps):
         order = order or rng.permutation(len(batches)).tolist()
         at = order.pop()
-        value = cost(gated.run(batches[at], method.gates()), batches[at], at)
+        outputs = gated.run(batches[at], method.gates(), method.changed(gated.net.weights))
+        value = cost(outputs, batches[at], at)
         (value + method.penalty(step)).backward()
         method.update(step)
         told.append(float(value.detach()))
@@ -61,12 +62,16 @@ def search(
 
 
 class _Cost:
-    """The loss of a batch; what the dense model makes of it is kept."""
+    """The loss of a batch; what the dense model makes of it is kept.
 
-    def __init__(self, gated: Gated, analysis: Analysis, loss: str | None, seed: int) -> None:
+    Where a slope is needed, the distance has its curvature's draws beside it (`learning.losses`).
+    """
+
+    def __init__(self, gated: Gated, analysis: Analysis, loss: str | None, seed: int, slope: bool) -> None:
         self.gated = gated
         self.kinds = meanings(analysis.model)
         self.given = None if loss is None else loss_of(loss, analysis.model, seed)
+        self.draws = loss_of(None, analysis.model, seed) if slope else None
         self.dense: dict[int, Tensors] = {}
 
     def __call__(self, outputs: Tensors, feeds: Feeds, at: int) -> Any:
@@ -77,4 +82,5 @@ class _Cost:
         if at not in self.dense:
             with torch.no_grad():
                 self.dense[at] = self.gated.run(feeds, {})
-        return distance(outputs, self.dense[at], self.kinds)
+        moved = distance(outputs, self.dense[at], self.kinds)
+        return moved if self.draws is None else moved + self.draws(outputs, feeds)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
-from pruneopt.passes.learning.masks.method import Setting
+from pruneopt.passes.learning.masks.method import Frozen, Setting
 
 LAMBDA = 3.0
 BETA1 = 0.9
@@ -43,7 +43,7 @@ def shrink_z(z: Any) -> Any:
     return torch.clamp_min(torch.clamp_min(1 - LAMBDA / z.abs().clamp_min(1e-12), 0) * z, 0)
 
 
-class SolutionPath:
+class SolutionPath(Frozen):
     """The state of one search.
 
     Attributes:
