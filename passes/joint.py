@@ -68,7 +68,7 @@ class Plan:
         return sum(worth.get(axis, 1.0) * harm for axis, harm in self.harm.items())
 
 
-@dataclass
+@dataclass(eq=False)
 class Tried:
     """A plan that was carried out: its model, what the passes said, its damage on held-out data, or why it failed."""
 
