@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pruneopt.analysis.masks import mask_of
@@ -80,7 +80,7 @@ class Repair:
         return Outcome(made, {"way": best, "distances": distances})
 
 
-def apply(model: Model, claim: Masked, refits: Sequence[tuple[Consumer, Refit]]) -> Model:
+def apply(model: Model, claim: Masked, refits: Iterable[tuple[Consumer, Refit]]) -> Model:
     """A copy of the pruned `model` with new weights, which come at full size and are cut by the claim's masks."""
     made = model.copy()
     nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}

@@ -30,6 +30,8 @@ from pruneopt.passes.statistics.stream import Stream
 
 Array = npt.NDArray[Any]
 FACTORS = (0.1, 1.0, 4.0)  # of the ridge, of which held-out rows choose
+SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid")
+MOST_TARGETS = 1 << 27  # values of a last layer that it is refitted to
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,12 @@ class Junction:
 
 def refit_all(
     claim: Masked, context: Context, batches: Sequence[Feeds], settings: Settings
-) -> list[tuple[Consumer, Refit]]:
-    """Refit every consumer that lost features, and in the way `stream` all that write to a residual stream."""
-    return list(_Sequence(claim, context, batches, settings).run())
+) -> Iterator[tuple[Consumer, Refit]]:
+    """Refit every consumer that lost features, and in the way `stream` all that write to a residual stream.
+
+    They come one at a time, so that nobody has to hold all of them at full size.
+    """
+    return _Sequence(claim, context, batches, settings).run()
 
 
 class _Sequence:
@@ -174,11 +179,19 @@ class _Sequence:
         found = self.junctions[consumer.name]
         if found.skip is None:
             # Nothing but a layer's own output can correct a chain; what enters a sub-layer is better left to itself.
-            return found if consumer.node.op == "Conv" or blind else None
+            return found if consumer.node.op == "Conv" or blind or self._is_last(consumer) else None
         # A skip that is still to be refitted itself must not run before that.
         ahead = {id(n) for n in self.pruned.needed([found.skip])}
         blocked = any(id(self.nodes[name]) in ahead for name in self.waiting)
         return None if blocked else found
+
+    def _is_last(self, consumer: Consumer) -> bool:
+        """Whether a layer makes an output of the model, up to a softmax, that is small enough to be a target."""
+        outputs = {t.name for t in self.claim.analysis.model.graph.outputs}
+        total = self.claim.analysis.model.graph.tensors()[self.junctions[consumer.name].total]
+        after = [t.name for node in total.outputs if node.op in SQUASHING for t in node.outputs]
+        few = prod(consumer.outputs) * self.settings.samples <= MOST_TARGETS
+        return few and not outputs.isdisjoint((total.name, *after))
 
 
 def junction_of(consumer: Consumer, claim: Masked) -> Junction:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
 
 Array = npt.NDArray[Any]
-AT_ONCE = 16  # batches whose outputs are held together
+Made = tuple[Mapping[str, Array], dict[str, Any]]
+AT_ONCE = 1 << 28  # bytes of the original's outputs that are held together
 
 
 @dataclass(frozen=True)
@@ -84,24 +84,36 @@ def fidelity(
 def _pairs(
     context: Context, original: Model, model: Model, batches: Iterable[Mapping[str, Array]]
 ) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
-    """Outputs of both models, a chunk of batches at a time: large models take turns in memory."""
+    """Outputs of both models, as many batches at a time as fit: large models take turns in memory."""
     rest = iter(batches)
-    while chunk := list(islice(rest, AT_ONCE)):
-        yield from zip(_outputs(context, original, chunk), _outputs(context, model, chunk), strict=True)
+    while chunk := _chunk(_outputs(context, original, rest)):
+        found = _outputs(context, model, (feeds for feeds, _ in chunk))
+        yield from ((expected, made) for (_, expected), (_, made) in zip(chunk, found, strict=True))
 
 
-def _outputs(
-    context: Context, model: Model, batches: Sequence[Mapping[str, Array]]
-) -> list[dict[str, Array]]:
-    """What a model makes of each batch; it is loaded in any case, and run where it has not been."""
+def _chunk(made: Iterator[Made]) -> list[Made]:
+    """The first batches and their outputs, until these take `AT_ONCE` bytes."""
+    chunk, size = [], 0
+    for feeds, values in made:
+        chunk.append((feeds, values))
+        size += sum(value.nbytes for value in values.values() if isinstance(value, np.ndarray))
+        if size >= AT_ONCE:
+            break
+    return chunk
+
+
+def _outputs(context: Context, model: Model, batches: Iterable[Mapping[str, Array]]) -> Iterator[Made]:
+    """Each batch and what a model makes of it; all but the original are loaded even where that is known."""
     names = [t.name for t in model.outputs]
-    known = [context.known(model, feeds, names) for feeds in batches]
-    if all(known) and model is context.original:
-        return [found for found in known if found]
-    session = context.session(model)
-    for found, feeds in zip(known, batches, strict=True):
-        context.ran(feeds, 0.0 if found else 1.0)
-    return [found or session.run(feeds) for found, feeds in zip(known, batches, strict=True)]
+    session = None
+    for feeds in batches:
+        known = context.known(model, feeds, names)
+        if session is None and (known is None or model is not context.original):
+            session = context.session(model)
+        if known is None and session is not None:
+            context.ran(feeds)
+            known = session.run(feeds)
+        yield feeds, known or {}
 
 
 class _Sums:

@@ -121,7 +121,8 @@ class Width:
 
     def _carried_out(self, model: Model, context: Context) -> Outcome:
         turned, said_before = self._turned(model, context)
-        key = (id(turned), self.coupled, self.only, self.axes, self.loss, self._measures(context))
+        study = (self.coupled, self.only, self.axes, self.criterion, self.loss, self._measures(context))
+        key = (id(turned), *study)
         analysis, groups, evidence = context.once(key, lambda: self._study(turned, context))
         if context.calibration:
             batches = context.calibration
@@ -149,7 +150,11 @@ class Width:
             return analysis, groups, Evidence(analysis, context.seed)
         fit, _ = hold_out(split_batches(context.calibration))
         if measured:
-            return analysis, groups, survey(analysis, groups, context, fit)
+            evidence = survey(analysis, groups, context, fit)
+            if self.criterion in (None, "obs"):  # curves are all that they look at
+                evidence.moments.clear()
+                evidence.pairs.clear()
+            return analysis, groups, evidence
         context.progress("statistics")
         return analysis, groups, gather(analysis, [g.atom for g in groups], context, fit)
 

@@ -30,6 +30,7 @@ Array = npt.NDArray[Any]
 FORWARDS = 4.0  # passes over the calibration set that all probes together may take
 SHARES = (0.125, 0.5)  # of a group that its probes lose
 EVERYWHERE = (0.0625, 0.25)  # where everything reads the group
+ROUNDING = 1e-6  # damage that means nothing
 ROWS = 8  # in one run of a probe, at most
 
 
@@ -67,14 +68,18 @@ def rates(
     effort = _effort(list(curves), evidence, batches, part)
     probabilities = distributions(model.graph)
     dense = outputs(model, context, effort.pieces)
+
+    def point(group: Group, count: int) -> tuple[float, float]:
+        probe = reduced(group, curves[group].order[:count], evidence)
+        made = damage(dense, outputs(probe, context, effort.pieces), probabilities)
+        return float(curves[group].error[count]), made
+
     found = {}
     for group in effort.probed:
-        each = curves[group]
-        points: list[tuple[float, float]] = []
-        for count in dict.fromkeys(max(1, int(share * group.size)) for share in effort.shares(group)):
-            probe = reduced(group, each.order[:count], evidence)
-            made = damage(dense, outputs(probe, context, effort.pieces), probabilities)
-            points.append((float(each.error[count]), made))
+        *less, much = dict.fromkeys(max(1, int(share * group.size)) for share in effort.shares(group))
+        points = [point(group, much)]
+        if points[0][1] > ROUNDING:  # a little of what does no harm does none
+            points = [*(point(group, count) for count in less), *points]
         found[group] = _worth(points)
     return found | {g: _between(g, effort, found) for g in curves if g not in found}
 
