@@ -43,7 +43,7 @@ class Recover:
 
     minutes: float | None = None
     epochs: int | None = None
-    lr: float = 0.01
+    lr: float = 0.005
     lora: int | None = None
     hidden: float = 1.0
     batch: int = 32

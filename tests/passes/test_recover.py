@@ -94,7 +94,7 @@ def test_a_resumed_training_ends_where_the_whole_one_does(tmp_path: Path) -> Non
     assert resumed.entry["losses"] == whole.entry["losses"]
     assert weights(resumed.model) == weights(whole.model)
     with pytest.raises(PruneoptError, match="another model, data or options"):
-        Recover(epochs=4, lr=0.02, checkpoint=file).run(small, context)
+        Recover(epochs=4, lr=0.03, checkpoint=file).run(small, context)
 
 
 def test_a_harmful_training_is_undone() -> None:
