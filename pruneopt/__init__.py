@@ -1,7 +1,13 @@
 """pruneopt: the pruning pass of a graph compiler."""
 
+from typing import TYPE_CHECKING
+
 from pruneopt.api import compare, from_torch, inspect, load, prune
 from pruneopt.errors import PruneoptError, UsageError
+
+if TYPE_CHECKING:
+    from pruneopt.model import Model
+    from pruneopt.report import Result
 
 __all__ = [
     "Model",
