@@ -25,6 +25,7 @@ from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.kinds import KINDS, kinds_of
 from pruneopt.passes.planning.latency import Stopwatch
 from pruneopt.passes.planning.measured import plan, survey, told
+from pruneopt.passes.planning.redistribute import redistributed
 from pruneopt.passes.planning.tally import Limit
 from pruneopt.passes.planning.uniform import leaders, share, within
 from pruneopt.passes.rewriting.masked import Masked
@@ -50,7 +51,8 @@ class Width:
         memory: share of the peak of live activation bytes to keep at most.
         latency: share of the measured latency to keep at most, with the threads of the run.
         criterion: name of the score (`passes.criteria`); without one, `obs` where there is calibration data, else `l2`.
-        plan: `measured` (least damage by calibration data) or `uniform`; by default what the criterion calls for.
+        plan: `measured` (least damage by calibration data), `uniform`, or `redistributed` (NViT's proportions); by
+            default what the criterion calls for.
         basis: `svd` turns widths that are linear all round into their principal directions first (`unmerge`,
             `rotate`), `none` does not; by default svd where the plan is measured.
         coupled: also groups under a norm or another statistic, where removal is approximate. A measured plan has
@@ -88,8 +90,10 @@ class Width:
             value = getattr(self, name)
             if value is not None and not 0 < value <= 1:
                 raise UsageError(f"width: {name}={value:g} is not in (0, 1]; it is the share to keep")
-        if self.plan not in (None, "measured", "uniform"):
-            raise UsageError(f"width: there is no plan '{self.plan}'; choose measured or uniform")
+        if self.plan not in (None, "measured", "uniform", "redistributed"):
+            raise UsageError(
+                f"width: there is no plan '{self.plan}'; choose measured, uniform or redistributed"
+            )
         if unknown := set(self.axes.split("+")) - set(KINDS):
             raise UsageError(f"width: there is no axis '{min(unknown)}'; choose from {', '.join(KINDS)}")
         if self.basis not in (None, "svd", "none"):
@@ -209,6 +213,9 @@ class Width:
     ) -> dict[Axis, int]:
         if self._measures(context):
             return plan(groups, budgets, evidence, self.align, self.floor)
+        if self.plan == "redistributed":
+            kinds = kinds_of(groups, evidence.analysis)
+            return redistributed(groups, kinds, budgets, self.align, self.floor)
         return within(groups, budgets, self.align, self.floor)
 
     def _watch(self, analysis: Analysis, groups: Sequence[Group], context: Context) -> Stopwatch:
