@@ -1,6 +1,6 @@
 """Sparse kernels against ONNX Runtime, PyTorch's and SciPy's CSR, and the roofline.
 
-    python -m benchmarks.kernels [--threads 1] [--trials 12] [--only "MatMul 384x384"] [--density 0.2 0.1]
+    python -m benchmarks.kernels [--threads 1] [--trials 8] [--only "MatMul 384x384"] [--density 0.2 0.1]
 
 Each row is one shape at one sparsity: times are medians of runs in turns, of the CPU time of one thread, or of the
 clock for more threads. The roofline is the time of the non-zeros' multiplications at the rate of a dense product
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--trials", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--only", default="")
     parser.add_argument("--block", type=int, nargs="*", default=[1, 16])
     parser.add_argument("--density", type=float, nargs="*", default=[0.5, 0.3, 0.2, 0.1, 0.05])

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--density", type=float, default=0.2)
     parser.add_argument("--block", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--trials", type=int, default=8)
     options = parser.parse_args(arguments)
     import onnxruntime
 

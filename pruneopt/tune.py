@@ -28,7 +28,7 @@ def tune(
     out: str | Path,
     target: str = "host",
     threads: int = 1,
-    trials: int = 24,
+    trials: int = 8,
     sizes: Mapping[str, int] | None = None,
     calib: Sequence[Feeds] = (),
     fallback: str | Path | None = None,
@@ -63,14 +63,15 @@ def tune(
     board = _board(tracker, key, goal)
     with board as trial:
         found, left = tuning.tuned(model, runs, goal, records, trials, threads, tell, trial)
-    records.close()
     library = library_of(out)
     tell("link")
-    tuning.write_library(tuning.plans(found, goal), goal, threads, library)
+    tuning.write_library(tuning.plans(found, goal), goal, threads, library, records.objects)
     runs_here = not goal.triple and tracker is None
     kept = found
     if runs_here and gate:
-        kept = tuning.gated(model, found, goal, Race(library, feeds, threads, tell).ratio, tell)
+        race = Race(library, feeds, threads, tell)
+        kept = tuning.gated(model, found, goal, records, [threads, runs], race.ratio, tell)
+    records.close()
     if not kept:
         library.unlink()
         raise PruneoptError("every layer is faster dense on this machine: nothing was written; prune further")

@@ -19,7 +19,7 @@ from pruneopt.errors import UsageError
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
 )
 @click.option(
-    "--trials", type=click.IntRange(1), default=24, show_default=True, help="Schedules for each shape."
+    "--trials", type=click.IntRange(1), default=8, show_default=True, help="Schedules for each shape."
 )
 @click.option(
     "--size", "sizes", multiple=True, metavar="DIM=N", help="A dynamic dimension to tune for; repeatable."

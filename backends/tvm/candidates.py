@@ -5,17 +5,18 @@ The pattern is read off the zeros: a block size is possible where hardly any zer
 
 from __future__ import annotations
 
-import random
+from dataclasses import replace
 
 import numpy as np
 
+from pruneopt.backends.tvm.cost import cycles
 from pruneopt.backends.tvm.layer import Layer, Schedule
 from pruneopt.backends.tvm.packing import Floats
 from pruneopt.backends.tvm.templates.positions import STRIP
 
 BLOCKS = (64, 32, 16, 8, 4)
 SLACK = 1.1  # stored numbers for each non-zero, at most, for a block size to be possible
-FAST = (16 << 10, 32 << 10, 48 << 10)  # bytes of panel that may stay in the first cache
+FAST = (16 << 10, 24 << 10, 32 << 10, 48 << 10)  # bytes of panel that may stay in the first cache
 REGISTERS = {4: 24, 8: 12, 16: 24}  # vectors of sums that leave room for the others, by lanes
 
 
@@ -34,24 +35,20 @@ def blocks(weight: Floats) -> list[int]:
 
 
 def candidates(
-    layer: Layer, possible: list[int], n: int, lanes: int, limit: int, seed: int = 0
+    layer: Layer, possible: list[int], n: int, lanes: int, limit: int, density: float = 0.2
 ) -> list[Schedule]:
-    """At most `limit` schedules, the same for the same arguments; `n` is the number of rows or images."""
+    """At most `limit` schedules, those first that should be fastest; `n` is the number of rows or images."""
     every: list[Schedule] = []
     for block in possible:
         if block >= 4 and layer.image is None:
             every += _outputs(block, n, lanes)
         every += _lines(layer, block, lanes) if layer.image else _rows(layer, block, n, lanes)
-    unique = list(dict.fromkeys(every))
-    random.Random(seed).shuffle(unique)
-    return sorted(unique, key=lambda each: not _promising(each, n))[:limit]
-
-
-def _promising(schedule: Schedule, n: int) -> bool:
-    """Whether a schedule is of a kind that has often won, so that even a short search finds a fair one."""
-    if schedule.template == "outputs":
-        return schedule.registers >= min(n, 8) and schedule.block >= 16
-    return schedule.registers in ((4, 6, 7, 8) if schedule.block == 1 else (2, 3)) and schedule.unroll == 1
+    ranked = sorted(dict.fromkeys(every), key=lambda each: cycles(layer, each, n, lanes, density))
+    kinds: dict[Schedule, Schedule] = {}
+    for each in ranked:  # one of each kind first: span and unroll alone matter least
+        kinds.setdefault(replace(each, span=0, unroll=1), each)
+    first = list(kinds.values())
+    return [*first, *(each for each in ranked if each not in first)][:limit]
 
 
 def _outputs(block: int, n: int, lanes: int) -> list[Schedule]:
@@ -67,7 +64,9 @@ def _outputs(block: int, n: int, lanes: int) -> list[Schedule]:
 def _vectors(block: int, lanes: int) -> tuple[int, ...]:
     """Numbers of vectors of positions whose sums fit into registers."""
     room = REGISTERS[lanes] // min(block, STRIP)
-    return tuple(sorted({min(room, each) for each in ((2, 4, 6, 8) if block == 1 else (1, 2, 3, 4, 6))}))
+    return tuple(
+        sorted({min(room, each) for each in ((1, 2, 4, 6, 7, 8, 14, 16) if block == 1 else (1, 2, 3, 4, 6))})
+    )
 
 
 def _rows(layer: Layer, block: int, n: int, lanes: int) -> list[Schedule]:
@@ -90,12 +89,13 @@ def _lines(layer: Layer, block: int, lanes: int) -> list[Schedule]:
     found = []
     for registers in _vectors(block, lanes):
         if image.pointwise:
-            tiles = {registers * lanes, 2 * registers * lanes}
+            pixels = image.out[0] * image.out[1]
+            tiles = {min(pixels, registers * lanes * times) for times in (1, 2, 4)}
         else:
             tiles = {lines for lines in (1, 2, 4, 7, 8, 14, 28) if lines <= image.out[0]}
         for tile in tiles:
-            wide = 1 if image.pointwise else image.out[1] + image.kernel[1] - 1
-            plane = (tile + image.kernel[0] - 1) * wide * 4
+            wide = 1 if image.pointwise else image.out[1]
+            plane = (tile + image.kernel[0] - 1) * wide * image.kernel[1] * 4
             for room in FAST:
                 depth = max(1, room // plane)
                 depth = 0 if depth >= layer.channels else depth

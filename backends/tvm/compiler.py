@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ class Plan:
 
 
 def compiled(plans: Sequence[Plan], target: Target, tensors: bool = False) -> Any:
-    """A module with the kernels of all plans. Takes about 0.1 s for each."""
+    """A module with the kernels of all plans. Takes about a second for each."""
     import tvm
 
     functions = {plan.name: plan.function(tensors) for plan in plans}
@@ -90,6 +91,12 @@ def compiled(plans: Sequence[Plan], target: Target, tensors: bool = False) -> An
         return tvm.compile(tvm.IRModule(functions), target=target.tvm())
 
 
-def write_object(plans: Sequence[Plan], target: Target, path: Path) -> None:
-    """Writes an object file with the kernels of all plans; their symbols are `__tvm_ffi_<name>`."""
-    compiled(plans, target).mod.write_to_file(str(path), "o")
+def object_file(plan: Plan, target: Target, folder: Path) -> Path:
+    """The object file of one kernel in `folder`, written where it is not there; its symbol is `__tvm_ffi_<name>`."""
+    path = folder / f"{plan.name}_{digest(target.key)}.o"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{os.getpid()}_{path.name}")
+        compiled([plan], target).mod.write_to_file(str(part), "o")
+        part.replace(path)
+    return path

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pruneopt.backends.tvm.compiler import Plan, write_object
+from pruneopt.backends.tvm.compiler import Plan, object_file
 from pruneopt.backends.tvm.layer import VERSION
 from pruneopt.backends.tvm.target import Target
 from pruneopt.errors import PruneoptError
@@ -22,22 +22,22 @@ FLAGS = "-std=gnu11 -O2 -fPIC -shared -fvisibility=hidden -Wall -Wextra -Werror=
 EXPORTS = "{ global: RegisterCustomOps; pruneopt_kernels_version; local: *; };\n"
 
 
-def build(plans: Sequence[Plan], target: Target, threads: int, path: Path) -> None:
-    """Writes the library of all `plans` to `path`, whole or not at all.
+def build(
+    plans: Sequence[Plan], target: Target, threads: int, path: Path, objects: Path | None = None
+) -> None:
+    """Writes the library of all `plans` to `path`, whole or not at all; compiled kernels are kept in `objects`.
 
     Raises PruneoptError where no compiler is found, or where it fails.
     """
     command = compiler(target)
     with tempfile.TemporaryDirectory() as folder:
         here = Path(folder)
-        write_object(plans, target, here / "kernels.o")
+        kernels = [str(object_file(plan, target, objects or here)) for plan in plans]
         (here / "kernels.h").write_text(header(plans, target, threads))
         (here / "exports").write_text(EXPORTS)
         made = here / "made.so"
         exports = f"-Wl,--version-script={here / 'exports'}"
-        link(
-            command, [str(SHIM), str(here / "kernels.o"), "-I", folder, "-o", str(made), exports, "-lpthread"]
-        )
+        link(command, [str(SHIM), *kernels, "-I", folder, "-o", str(made), exports, "-lpthread"])
         partial = path.with_name(f".{path.name}.part")
         shutil.copyfile(made, partial)
         partial.replace(path)

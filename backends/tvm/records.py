@@ -41,6 +41,7 @@ class Records:
                     "PRIMARY KEY (key, schedule))"
                 )
                 self._db.execute("CREATE TABLE IF NOT EXISTS finished (key TEXT PRIMARY KEY, trials INTEGER)")
+                self._db.execute("CREATE TABLE IF NOT EXISTS gates (key TEXT PRIMARY KEY, gains TEXT)")
         except (OSError, sqlite3.Error) as error:
             raise PruneoptError(f"the tuning records cannot be kept in '{self.path}': {error}") from error
 
@@ -63,6 +64,20 @@ class Records:
         """How many trials the finished search of a key had; 0 where there was none."""
         row = self._db.execute("SELECT trials FROM finished WHERE key = ?", (key,)).fetchone()
         return int(row[0]) if row else 0
+
+    def gains(self, key: str) -> list[float] | None:
+        """What the gate measured for each group of layers of a model; None where it has not."""
+        row = self._db.execute("SELECT gains FROM gates WHERE key = ?", (key,)).fetchone()
+        return list(json.loads(row[0])) if row else None
+
+    def keep_gains(self, key: str, gains: list[float]) -> None:
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO gates VALUES (?, ?)", (key, json.dumps(gains)))
+
+    @property
+    def objects(self) -> Path:
+        """The folder beside the records in which compiled kernels are kept."""
+        return self.path.with_suffix(".objects")
 
     def close(self) -> None:
         self._db.close()

@@ -56,7 +56,7 @@ def tune(
     known = records.known(name)
     if known and records.finished(name) >= trials:
         return _best(known, 0)
-    chosen = candidates(layer, possible, work.n, target.lanes, trials)
+    chosen = candidates(layer, possible, work.n, target.lanes, trials, density)
     ready: dict[Schedule, Timed] = {}
     measured = 0
     for rounds in ROUNDS:

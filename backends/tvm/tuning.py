@@ -17,6 +17,7 @@ import numpy as np
 
 from pruneopt.backends.tvm.candidates import blocks
 from pruneopt.backends.tvm.compiler import Plan
+from pruneopt.backends.tvm.layer import VERSION, digest
 from pruneopt.backends.tvm.library import build
 from pruneopt.backends.tvm.measure import Trial, Work
 from pruneopt.backends.tvm.records import Records
@@ -113,23 +114,52 @@ def unique(chosen: Mapping[str, tuple[Site, Plan]]) -> list[Plan]:
     return list({plan.name: plan for _, plan in chosen.values()}.values())
 
 
-def write_library(chosen: Mapping[str, tuple[Site, Plan]], target: Target, threads: int, path: Path) -> None:
-    """The library of all kernels that `chosen` needs."""
-    build(unique(chosen), target, threads, path)
+def write_library(
+    chosen: Mapping[str, tuple[Site, Plan]],
+    target: Target,
+    threads: int,
+    path: Path,
+    objects: Path | None = None,
+) -> None:
+    """The library of all kernels that `chosen` needs; `objects` is a folder of those compiled before."""
+    build(unique(chosen), target, threads, path, objects)
 
 
 def gated(
     model: Model,
     found: list[Group],
     target: Target,
+    records: Records,
+    where: Any,
     ratio: Callable[[Model, Model], float],
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Group]:
     """The groups whose kernels make the whole model faster.
 
     `ratio(a, b)` is the time of `a` over that of `b`. Each group is taken out of the model with all kernels that
-    are still in; it stays out where that is no slower. Groups that should gain least go first.
+    are still in; it stays out where that is no slower. Groups that should gain least go first. What was measured
+    is recorded, and holds for models with the same nodes and kernels at the same `where` (sizes and threads).
     """
+    names = [sorted((y, plan.name) for y, (_, plan) in plans([group], target).items()) for group in found]
+    key = digest(VERSION, target.key, where, names, [node.op for node in model.graph.nodes])
+    known = records.gains(key)
+    if known is None:
+        _race(model, found, target, ratio, tell)
+        records.keep_gains(key, [group.gain for group in found])
+    else:
+        for group, gain in zip(found, known, strict=True):
+            group.gain = gain
+    return [group for group in found if group.gain > 1]
+
+
+def _race(
+    model: Model,
+    found: list[Group],
+    target: Target,
+    ratio: Callable[[Model, Model], float],
+    tell: Callable[[str], None],
+) -> None:
+    """Measures the gain of each group."""
     kept = sorted(found, key=_work)
     for group in list(kept):
         others = [each for each in kept if each is not group]
@@ -140,7 +170,6 @@ def gated(
         tell(f"gate {name} and {len(group.sites) - 1} like it: {group.gain:.2f}x")
         if group.gain <= 1:
             kept = others
-    return kept
 
 
 def _work(group: Group) -> float:

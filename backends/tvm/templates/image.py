@@ -71,6 +71,7 @@ class Pixels:
         self.pitch = _pitch(image.out[1], lanes)
         self.plane = -(-self.height * self.pitch // lanes) * lanes if self.pitch > 1 else self.lines
         self.channel = len(self.phases) * len(self.shifts) * self.plane
+        self.area = image.out[0] * image.out[1]
         self.depth = cut.depth // layer.taps
         self.stretch = self.depth * self.channel
         self.size = layer.channels * self.channel
@@ -161,11 +162,14 @@ class Pixels:
         for at, wide in widths(count - done, self.lanes):
             store(k.scratch, target + done + at, load(k.x, source + (done + at) * step, wide, step), wide)
 
-    def put(self, k: Frame, tile: Expr, output: Expr, vector: int, sums: Any) -> None:
+    def origin(self, tile: Expr) -> Expr:
+        """Where in `y` the tile's first output begins."""
+        channel = self._channel(tile, self.layer.outputs)
+        return bound(channel * self.area + self._top(tile) * self.image.out[1])
+
+    def put(self, k: Frame, target: Expr, vector: int, sums: Any) -> None:
         """Positions that belong to no output are left out."""
-        out, lanes = self.image.out, self.lanes
-        first = self._channel(tile, self.layer.outputs) + output
-        target = bound((first * out[0] + self._top(tile)) * out[1])
+        lanes, target = self.lanes, bound(target)
         store(sums, 0, activated(load(sums, 0, lanes), lanes, self.layer.act), lanes)
         for lane, count, there in self._pieces(vector):
             for at, wide in widths(count, lanes):

@@ -47,6 +47,7 @@ class Panel(Protocol):
     stretch: int  # floats of one stretch of inputs
     width: int  # positions of a full tile, in vectors
     direct: bool
+    area: int  # floats of one output, where sums are stored direct
 
     def places(self) -> Any:
         """Where each input of a stretch begins, [order.depth]."""
@@ -60,8 +61,11 @@ class Panel(Protocol):
     def valid(self, k: Frame, tile: Expr) -> Expr:
         """Vectors of the tile that hold positions."""
 
-    def put(self, k: Frame, tile: Expr, output: Expr, vector: int, sums: Any) -> None:
-        """Emit the code that stores one vector of sums of an output."""
+    def origin(self, tile: Expr) -> Expr:
+        """Where in `y` the tile's first output begins."""
+
+    def put(self, k: Frame, target: Expr, vector: int, sums: Any) -> None:
+        """Emit the code that stores one vector of sums of the output that begins at `target`."""
 
     def keep(self, k: Frame, tile: Expr, sums: int, first: Expr, count: Expr) -> None:
         """Emit the code that stores outputs `first` to `first + count` of the tile, whose sums are at `sums`."""
@@ -76,6 +80,7 @@ class Stretch:
         segment: the first of the span's segments.
         blocks: how many there are.
         first: the span's first output.
+        origin: where in `y` the tile's first output begins.
         bias: where sums begin, else they are continued.
         last: whether sums end here.
     """
@@ -85,6 +90,7 @@ class Stretch:
     segment: Expr
     blocks: Expr
     first: Expr
+    origin: Expr
     bias: Expr | None
     last: bool
 
@@ -126,11 +132,12 @@ class Positions:
         with T.serial(k.first, k.last) as unit:
             part, tile = bound(left_over(unit, k.parts)), bound(over(unit, k.parts))
             self.panel.fill(k, tile)
+            origin = self.panel.origin(tile) if self.panel.direct else 0
             spans = self.cut.spans
             with T.serial(over(part * spans, k.parts), over((part + 1) * spans, k.parts)) as span:
-                self._span(k, tile, span)
+                self._span(k, tile, span, origin)
 
-    def _span(self, k: Frame, tile: Expr, span: Expr) -> None:
+    def _span(self, k: Frame, tile: Expr, span: Expr, origin: Expr) -> None:
         """All stretches of inputs for one span of blocks."""
         T = builder()
         cut, block = self.cut, self.schedule.block
@@ -142,7 +149,8 @@ class Positions:
 
         def stretch(number: Expr, last: bool) -> None:
             begin = bias if isinstance(number, int) and number == 0 else None
-            self._stretch(k, Stretch(tile, number, segment + number * cut.span, blocks, first, begin, last))
+            here = segment + number * cut.span
+            self._stretch(k, Stretch(tile, number, here, blocks, first, origin, begin, last))
 
         stretch(0, cut.stretches == 1)
         if cut.stretches > 2:
@@ -167,7 +175,7 @@ class Positions:
                     self._sums(k, at, Strip(number * block + offset, offset, size, start, count), *edges)
 
             def whole() -> None:
-                for start, count in self._chunks():
+                for start, count in self.chunks():
                     strips(start, count)
 
             def some() -> None:
@@ -177,7 +185,7 @@ class Positions:
             full = self.panel.full(k, at.tile)
             whole() if full is None else either(full, whole, some)
 
-    def _chunks(self) -> list[tuple[int, int]]:
+    def chunks(self) -> list[tuple[int, int]]:
         """(first, count) of the vectors that are summed at the same time, as even as they can be."""
         chunks = -(-self.panel.width // self.schedule.registers)
         edges = [self.panel.width * i // chunks for i in range(chunks + 1)]
@@ -234,9 +242,10 @@ class Positions:
         if not (at.last and self.panel.direct):
             store(k.scratch, self._waiting(strip, i), load(sums, 0, self.lanes), self.lanes)
             return
-        number = bound(at.first + strip.line + output)
+        number = at.first + strip.line + output
+        target = at.origin + number * self.panel.area
         if self.layer.outputs % self.schedule.block == 0:
-            self.panel.put(k, at.tile, number, strip.start + vector, sums)
+            self.panel.put(k, target, strip.start + vector, sums)
             return
         with when(number < self.layer.outputs):
-            self.panel.put(k, at.tile, number, strip.start + vector, sums)
+            self.panel.put(k, target, strip.start + vector, sums)

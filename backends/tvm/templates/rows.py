@@ -24,6 +24,7 @@ class Rows:
     """A tile of `schedule.tile` rows, a multiple of the lanes; the last may hold fewer."""
 
     direct = False
+    area = 0
 
     def __init__(self, layer: Layer, schedule: Schedule, cut: Order, lanes: int) -> None:
         self.layer = layer
