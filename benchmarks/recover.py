@@ -105,9 +105,9 @@ def measure(task: Task, choice: str, context: Context, dense: float, options: An
     recover = Recover(minutes=options.minutes, epochs=options.epochs)
     outcome = Pipeline((recover,)).run(pruned, context)
     end = time.perf_counter()
-    scores = [_score(task, each, context) for each in (pruned, outcome.model)]
+    before, after = (_score(task, each, context) for each in (pruned, outcome.model))
     trained = outcome.entry["passes"][0]["epochs"]
-    return Row(task.name, choice, dense, *scores, middle - begin, end - middle, trained)
+    return Row(task.name, choice, dense, before, after, middle - begin, end - middle, trained)
 
 
 def _score(task: Task, model: Model, context: Context) -> float:

@@ -56,7 +56,7 @@ def recovered(recover: Recover, model: Model, context: Context) -> tuple[Model, 
 def test_outputs_get_closer_to_the_original(net: str, lora: int | None) -> None:
     pytest.importorskip("torch")
     original, small, context = pruned(getattr(models, net)())
-    made, outcome = recovered(Recover(epochs=6, lora=lora), small, context)
+    made, outcome = recovered(Recover(epochs=3, lora=lora), small, context)
     held = outcome.entry["held_out"]
     assert outcome.entry["kept"]
     assert held["after"]["y"]["rel_l2"] < held["before"]["y"]["rel_l2"]
