@@ -21,7 +21,7 @@ from pruneopt.passes.statistics.consumers import Consumer, consumers_of, find_co
 from pruneopt.passes.statistics.evidence import Evidence, gather
 
 Array = npt.NDArray[Any]
-MOST = 1 << 29  # bytes of moments held at a time
+MOST = 1 << 30  # bytes of moments held at a time
 
 
 def survey(
@@ -52,7 +52,7 @@ def _lots(groups: Sequence[Group], consumers: list[Consumer]) -> Iterator[list[G
     lot: list[Group] = []
     held: dict[tuple[str, ...], int] = {}
     for group in groups:
-        own = {_rows(c): 4 * c.groups * c.features**2 for c in consumers_of(group.atom, consumers)}
+        own = {_rows(c): 8 * c.groups * c.features**2 for c in consumers_of(group.atom, consumers)}
         if lot and sum((held | own).values()) > MOST:
             yield lot
             lot, held = [], {}
