@@ -15,7 +15,7 @@ import click
 from pruneopt import api
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.recipes_command import recipes
-from pruneopt.tune_command import tune
+from pruneopt.tune_command import print_kernels, tune, tuned
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,6 +97,11 @@ MODEL = click.argument("model", metavar="MODEL")
     metavar="P",
     help="Where zeros may stand: unstructured, 16x1 (outputs x inputs), 2:4, 2:4x16.",
 )
+@click.option(
+    "--target",
+    metavar="TARGET",
+    help="Also tune kernels for sparse weights: host, or as `pruneopt tune` takes.",
+)
 @click.option("--passes", metavar="SPEC", help="Passes to run instead, e.g. 'width{ratio=0.5,coupled=true}'.")
 @click.option(
     "--recipe", metavar="NAME|FILE.yaml", help="A published method instead; `pruneopt recipes` lists them."
@@ -123,6 +128,7 @@ def prune(
     tolerance: float | None,
     sparsity: float | None,
     pattern: str | None,
+    target: str | None,
     passes: str | None,
     recipe: str | None,
     calib: str | None,
@@ -171,10 +177,15 @@ def prune(
             seed=seed,
             progress=progress,
         )
-        result.model.save(out)
+        if target is None:
+            result.model.save(out)
+        else:
+            result.report["tune"] = tuned(result.model, out, target, threads, calib, progress)
     if report:
         write_report(result.report, Path(report))
     print_table(result.report, console)
+    if target is not None:
+        print_kernels(result.report["tune"], console)
     if verbose:
         for group in result.report.get("groups", []):
             console.print(f"{group['kept']:>6} of {group['size']:<6} {group['name']}", highlight=False)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pruneopt.errors import UsageError
+
+if TYPE_CHECKING:
+    from pruneopt.model import Model
 
 
 @click.command()
@@ -80,7 +83,7 @@ def tune(
             key,
             tell=progress,
         )
-    _print(report, console)
+    print_kernels(report, console)
     if as_json:
         click.echo(json.dumps(report, indent=2))
 
@@ -92,7 +95,17 @@ def _size(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
-def _print(report: dict[str, Any], console: Any) -> None:
+def tuned(model: Model, out: str, target: str, threads: int, calib: str | None, tell: Any) -> dict[str, Any]:
+    """Writes a model that was just pruned, with kernels for its sparse weights; what `tune` reports."""
+    from pruneopt.frontends.calibration import load_calibration
+    from pruneopt.tune import tune as run
+
+    feeds = load_calibration(calib, model) if calib else ()
+    return run(model, out, target, threads, calib=feeds, tell=tell)
+
+
+def print_kernels(report: dict[str, Any], console: Any) -> None:
+    """One line for each kernel."""
     for row in report["kernels"]:
         layers = row["layers"]
         more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
