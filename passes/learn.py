@@ -113,6 +113,8 @@ class Learn:
         masks = {
             g.atom: best(found.scores[g.atom], targets[g.atom]) for g in groups if targets[g.atom] < g.size
         }
+        if found.entered:
+            said |= {"path": {"entries": sum(g.size for g in groups), "in": list(found.entered)}}
         said |= {"groups": _entries(groups, kinds, masks)}
         return self._rewritten(analysis, masks, found, said, context)
 

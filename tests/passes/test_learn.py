@@ -24,6 +24,7 @@ from pruneopt.passes.learning.masks.choice import choose
 from pruneopt.passes.learning.masks.folding import fold
 from pruneopt.passes.learning.masks.gates import Gated, gate_of, gateable
 from pruneopt.passes.learning.masks.method import Setting
+from pruneopt.passes.learning.masks.search import search
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.kinds import kinds_of
 from pruneopt.passes.rewriting.masked import Masked
@@ -277,10 +278,38 @@ def test_one_search_serves_every_ratio(tmp_path: Path) -> None:
     assert first.report["passes"][1]["searched"]
     later = po.prune(model, passes=f"learn{{macs=0.5, path={path}}}", timed=False)  # no data, no search
     assert not later.report["passes"][1]["searched"]
+    assert later.report["passes"][1]["path"] == first.report["passes"][1]["path"]
+    assert len(first.report["passes"][1]["path"]["in"]) == 3  # every tenth step
     for result, share in ((first, 0.7), (later, 0.5)):
         assert share - 0.01 <= result.report["output"]["macs"] / result.report["input"]["macs"] <= share
     for a, b in zip(first.report["groups"], later.report["groups"], strict=True):
         assert a["kept"] >= b["kept"]
+
+
+def test_a_loss_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first output counts: neurons that it does not read go, however large they are elsewhere."""
+    text = (
+        "import torch\n"
+        "def loss(outputs, batch):\n"
+        "    return (outputs['y'][:, 0] - 2.0 * torch.from_numpy(batch['t'])).square().mean()\n"
+    )
+    (tmp_path / "own_loss.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    model = chain()
+    b = np.eye(8, dtype=np.float32)[:, ::-1] * 5
+    b[:, 0] = [1, 1, 1, 1, 0, 0, 0, 0]
+    model.graph.tensors()["B"].values = np.ascontiguousarray(b)
+    batch = rows()[0]
+    h = batch["x"] @ np.array(model.graph.tensors()["A"].values)
+    batch["t"] = h[:, :4].sum(1)  # a larger gate on the first four lowers the loss; the others' slope is zero
+    analysis, groups = studied(model)
+    setting = Setting(steps=60, label_free=False)
+    method, losses = search(
+        analysis, groups, spp.SolutionPath, setting, [batch], "own_loss:loss", lambda text: None
+    )
+    scores = method.scores()[groups[0].atom]
+    assert scores[:4].min() > scores[4:].max()
+    assert losses[-1] < losses[0]
 
 
 def test_a_path_of_another_model_is_refused(tmp_path: Path) -> None:
