@@ -18,7 +18,7 @@ from pruneopt.analysis.observe import derived_tensors
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, Pipeline
-from pruneopt.passes.criteria import find_criterion
+from pruneopt.passes.criteria import WEIGHTS_ONLY, find_criterion
 from pruneopt.passes.learning.gradients import gradients
 from pruneopt.passes.planning.confirm import confirmed
 from pruneopt.passes.planning.costs import limits
@@ -150,7 +150,7 @@ class Width:
         groups = [g for g in find_groups(analysis) if self._wants(g, analysis, measured)]
         kinds = kinds_of(groups, analysis)
         groups = [g for g in groups if kinds[g] in self.axes.split("+")]
-        if not context.calibration:
+        if not context.calibration or (self.criterion in WEIGHTS_ONLY and not measured):
             return analysis, groups, Evidence(analysis, context.seed)
         fit, _ = hold_out(split_batches(context.calibration))
         if measured:

@@ -50,6 +50,8 @@ CRITERIA: dict[str, Criterion] = {
     "hsic": hsic,
 }
 
+WEIGHTS_ONLY = ("l1", "l2", "bn-scale", "fpgm", "random")  # nothing has to be measured for these
+
 
 def find_criterion(name: str) -> Criterion:
     """The criterion of that name; third parties add theirs by entry points of the group `pruneopt.criteria`."""
