@@ -45,8 +45,11 @@ def candidates(
         every += _lines(layer, block, lanes) if layer.image else _rows(layer, block, n, lanes)
     ranked = sorted(dict.fromkeys(every), key=lambda each: cycles(layer, each, n, lanes, density))
     kinds: dict[Schedule, Schedule] = {}
-    for each in ranked:  # one of each kind first: span and unroll alone matter least
-        kinds.setdefault(replace(each, span=0, unroll=1), each)
+    for (
+        each
+    ) in ranked:  # one of each kind first: span and unroll alone matter least, and whole tiles of `outputs`
+        tile = each.tile if each.template == "positions" else 0
+        kinds.setdefault(replace(each, tile=tile, span=0, unroll=1), each)
     first = list(kinds.values())
     return [*first, *(each for each in ranked if each not in first)][:limit]
 

@@ -30,11 +30,17 @@ def _entry(multiplied: float, loaded: float, chains: int) -> float:
     return max(multiplied / 2, loaded / 2, LATENCY / chains)
 
 
+def _far(floats: int) -> float:
+    """What a load of one of so many costs more than from the first cache."""
+    return max(0.0, 1 - CLOSE / (4 * floats)) * FAR
+
+
 def _outputs(layer: Layer, schedule: Schedule, n: int, lanes: int, density: float) -> float:
     wide = max(1, schedule.block // lanes)
     rows = min(schedule.registers, n)
     chains = max(schedule.unroll, PARTIAL // (rows * wide), 1)
-    each = _entry(rows * wide, rows + wide + 1, chains)
+    far = _far(2 * rows * layer.inputs)  # rows that lie far apart share few places of the first cache
+    each = _entry(rows * wide, rows * (1 + far) + wide + 1, chains)
     turns = -(-layer.outputs // schedule.block) * -(-n // rows)
     return turns * (density * layer.inputs * each + BRANCH + rows * wide * MOVED)
 
@@ -43,7 +49,7 @@ def _positions(layer: Layer, schedule: Schedule, n: int, lanes: int, density: fl
     made = Positions(layer, schedule, lanes)
     cut, panel = made.cut, made.panel
     tiles = n * panel.tiles * layer.groups if layer.image else -(-n // panel.tile)
-    far = max(0.0, 1 - CLOSE / (4 * panel.stretch)) * FAR
+    far = _far(panel.stretch)
     strips = [min(STRIP, schedule.block - at) for at in range(0, schedule.block, STRIP)]
     block = 0.0
     for _, count in made.chunks():
