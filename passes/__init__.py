@@ -4,6 +4,7 @@ from pruneopt.passes.base import Context, Outcome, Pipeline
 from pruneopt.passes.depth import Depth
 from pruneopt.passes.embedding import Embedding
 from pruneopt.passes.joint import Joint
+from pruneopt.passes.learn import Learn
 from pruneopt.passes.length import Length
 from pruneopt.passes.lowrank import LowRank
 from pruneopt.passes.merge import Merge
@@ -22,6 +23,7 @@ __all__ = [
     "Depth",
     "Embedding",
     "Joint",
+    "Learn",
     "Length",
     "LowRank",
     "Merge",

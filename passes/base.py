@@ -261,12 +261,15 @@ class Pipeline:
     def run(self, model: Model, context: Context | None = None, *, calib: Any = None) -> Outcome:
         """Run all; the entry is the list of theirs.
 
-        Without a context, ONNX Runtime is the backend, and `calib` is what `pruneopt.prune` takes.
+        Without a context, ONNX Runtime is the backend, `calib` is what `pruneopt.prune` takes, and the model
+        is simplified first: what is computed from fixed sizes, as a softmax's scale, must not change with them.
         """
         if context is None:
             from pruneopt.api import make_context  # the default runtime is the interface's choice, not ours
+            from pruneopt.passes.simplify import Simplify
 
             context = make_context(model, calib)
+            return Pipeline((Simplify(), *self.passes)).run(model, context)
         context.original = context.original or model
         entries = []
         for each in self.passes:

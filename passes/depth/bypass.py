@@ -52,7 +52,7 @@ class Amends:
             node = model.graph.nodes[place]
             old = node.inputs[slot]
             name = old.name if len(old.outputs) == 1 else names.new(f"{old.name}_merged")
-            node.inputs[slot] = gs.Constant(name, value.astype(old.dtype))
+            node.inputs[slot] = gs.Constant(name, np.asarray(value, old.dtype))  # a scalar stays an array
 
 
 NOTHING = Amends()
