@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def compiled(plans: Sequence[Plan], target: Target, tensors: bool = False) -> An
 
 def object_file(plan: Plan, target: Target, folder: Path) -> Path:
     """The object file of one kernel in `folder`, written where it is not there; its symbol is `__tvm_ffi_<name>`."""
-    path = folder / f"{plan.name}_{digest(target.key)}.o"
+    path = folder / f"{plan.name}_{digest(version('apache-tvm'), target.key)}.o"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{os.getpid()}_{path.name}")
