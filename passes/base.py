@@ -252,6 +252,11 @@ def _options(each: Pass) -> dict[str, Any]:
     return {k: v for k, v in vars(each).items() if v is not None}
 
 
+def _headed(passes: Sequence[Pass], first: Pass) -> Sequence[Pass]:
+    """The passes with `first` in front, unless they begin with one of its kind."""
+    return passes if passes and isinstance(passes[0], type(first)) else (first, *passes)
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Passes in order; a pass itself. Every claim is proved before the next pass starts."""
@@ -269,7 +274,7 @@ class Pipeline:
             from pruneopt.passes.simplify import Simplify
 
             context = make_context(model, calib)
-            return Pipeline((Simplify(), *self.passes)).run(model, context)
+            return Pipeline(_headed(self.passes, Simplify())).run(model, context)
         context.original = context.original or model
         entries = []
         for each in self.passes:
