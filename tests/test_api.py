@@ -169,3 +169,30 @@ def test_a_length_that_strides_hide_stays_dynamic() -> None:
     session = ort.InferenceSession(result.model.proto().SerializeToString())
     (found,) = session.run(None, {"x": np.zeros((2, 9000), np.float32)})
     assert found.shape == (2, 27, 8)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_a_written_out_rms_norm_keeps_its_divisor_in_any_precision(kind: type) -> None:
+    """Half a gain times sqrt(d/k) would be rounded to three digits: more than the proof allows."""
+    name = "float16" if kind is np.float16 else "float"
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]> norm ({name}[n,16] x) => ({name}[n,16] y) {{
+            h = MatMul(x, w1)
+            square = Mul(h, h)
+            mean = ReduceMean <axes=[1], keepdims=1> (square)
+            sum = Add(mean, epsilon)
+            root = Sqrt(sum)
+            inverse = Reciprocal(root)
+            scaled = Mul(h, inverse)
+            normed = Mul(scaled, gain)
+            y = MatMul(normed, w2)
+        }}"""
+    )
+    rng = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {"w1": (16, 40), "w2": (40, 16), "gain": (40,), "epsilon": ()}
+    for weight, shape in shapes.items():
+        value = np.abs(rng.standard_normal(shape)).astype(kind) / kind(8)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), weight))
+    result = po.prune(models.loaded(proto), passes="width{ratio=0.6, coupled=true}", timed=False)
+    assert result.report["groups"][0]["kept"] == 24
+    assert result.report["equivalence"]["max_rel_error"] < 1e-5

@@ -62,6 +62,7 @@ def _keep_divisor(op: Op, axis: Axis) -> None:
         or epsilon is None
         or slot is None
         or values(add.inputs[epsilon]).size != 1
+        or not all(_is_precise(t) for t in (add.inputs[epsilon], gain.inputs[slot]))
     ):
         op.scaled(None, axis, 1.0)
         return
@@ -78,6 +79,11 @@ def _reader(node: gs.Node | None, kind: str, slot: int | None = None) -> gs.Node
         return None
     found: gs.Node = readers[0]
     return found if slot is None or found.inputs[slot] is node.outputs[0] else None
+
+
+def _is_precise(constant: gs.Constant) -> bool:
+    """Whether a scaled constant is rounded to no less than float32: half a gain's digits would be heard."""
+    return str(constant.dtype) in ("float32", "float64")
 
 
 def _constant(node: gs.Node | None) -> int | None:
