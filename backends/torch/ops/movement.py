@@ -77,10 +77,13 @@ def split(
 ) -> tuple[Tensor, ...]:
     """Pieces along an axis: of given sizes, or equal ones whose last may be smaller."""
     if split is not None:
-        return torch.split(x, ints(split), axis)
-    count, length = num_outputs or outputs, x.shape[axis]
-    each = -(-length // count)
-    return torch.split(x, [min(each, max(length - i * each, 0)) for i in range(count)], axis)
+        sizes = ints(split)
+    else:
+        count, length = num_outputs or outputs, x.shape[axis]
+        each = -(-length // count)
+        sizes = [min(each, max(length - i * each, 0)) for i in range(count)]
+    pieces: tuple[Tensor, ...] = torch.split(x, sizes, axis)
+    return pieces
 
 
 @op("Slice", settings=(1, 2, 3, 4))
