@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.accuracy.exported import export_batched
 from benchmarks.accuracy.photos import photos, pixels
 from benchmarks.accuracy.task import Feeds, Run, Task
 
@@ -75,19 +76,7 @@ def _with_output(net: Any) -> tuple[Any, list[Any]]:
 
 def export(path: Path) -> None:
     """ONNX with a dynamic batch: input `mosaic` [batch, 3, 128, 128], output `colour`."""
-    import torch
-
-    torch.onnx.export(
-        network(),
-        (torch.zeros(2, 3, SIDE, SIDE),),
-        str(path),
-        dynamo=True,
-        opset_version=18,
-        external_data=False,
-        input_names=["mosaic"],
-        output_names=["colour"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=512)},),
-    )
+    export_batched(network(), (3, SIDE, SIDE), path, "mosaic", "colour")
 
 
 def _cut(photo: Array, rng: np.random.Generator) -> Array:

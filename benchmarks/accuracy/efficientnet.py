@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.accuracy.exported import export_batched
 from benchmarks.accuracy.photos import crop, photos, pixels
 from benchmarks.accuracy.task import Feeds, Run, Task
 
@@ -102,16 +103,4 @@ def _with_classifier(net: Any) -> tuple[Any, list[Any]]:
 
 def export(path: Path) -> None:
     """ONNX with a dynamic batch: input `image` [batch, 3, 224, 224], output `logits` [batch, 1000]."""
-    import torch
-
-    torch.onnx.export(
-        network(),
-        (torch.zeros(2, 3, SIDE, SIDE),),
-        str(path),
-        dynamo=True,
-        opset_version=18,
-        external_data=False,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=512)},),
-    )
+    export_batched(network(), (3, SIDE, SIDE), path, "image", "logits")

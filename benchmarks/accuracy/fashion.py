@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.accuracy.exported import export_batched
 from benchmarks.accuracy.task import Feeds, Run, Task
 
 if TYPE_CHECKING:
@@ -123,16 +124,4 @@ def _batches(pixels: Tensor, labels: Tensor, size: int, epoch: int) -> Iterator[
 
 def export(net: nn.Module, path: Path) -> None:
     """ONNX with a dynamic batch: input `image` [batch, 1, 28, 28], output `logits` [batch, 10]."""
-    import torch
-
-    torch.onnx.export(
-        net,
-        (torch.zeros(2, 1, 28, 28),),
-        str(path),
-        dynamo=True,
-        opset_version=18,
-        external_data=False,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
-    )
+    export_batched(net, (1, 28, 28), path, "image", "logits")
