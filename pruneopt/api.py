@@ -219,6 +219,7 @@ def make_context(
     from pruneopt.frontends.widen import widen_feeds
     from pruneopt.passes.base import Context
     from pruneopt.passes.proof import comparison_points
+    from pruneopt.passes.statistics.stream import portions
 
     progress("load")
     batches = load_calibration(calib, model) if isinstance(calib, str) else list(calib or ())
@@ -227,9 +228,10 @@ def make_context(
     points = made & {*comparison_points(model.graph), *(t.name for t in model.outputs)}
     trial = _Trial(model, backend.observer(runnable, derived | points))
     feeds = working_feeds(model, trial.works, seed, trial.hides)
-    context = Context(backend, feeds, batches, tuple(keep), seed, threads, progress, original=model)
     seen = observation(model, [trial.runs[id(batch)] for batch in feeds], feeds, derived)
     observe_bodies(runnable, seen, backend.observer, list(map(widen_feeds, feeds)))
+    batches = portions(batches, model, seen)
+    context = Context(backend, feeds, batches, tuple(keep), seed, threads, progress, original=model)
     context.seen(model, seen)
     for batch in feeds:
         values = trial.runs[id(batch)][1]

@@ -172,6 +172,7 @@ def _gather_rows(consumer: Consumer, stream: Stream, evidence: Evidence) -> None
     moments = evidence.moments[consumer.name] = Moments()
     for i, (data,) in enumerate(stream.reach(consumer.data)):
         moments.add(sampler.rows(i, data))
+    moments.settle()
 
 
 def importance(consumer: Consumer) -> Array:

@@ -15,7 +15,6 @@ class Moments:
     """Mean and centred second moment of rows z, and their cross moment with targets y.
 
     Blocks are multiplied in float32 around the first block's mean, sums are kept in float64.
-
     """
 
     def __init__(self) -> None:
@@ -32,6 +31,10 @@ class Moments:
         self._held += rows.shape[1]
         if self._held * max(rows.shape[2], self._block[-1][1].shape[2]) >= BLOCK:
             self._flush()
+
+    def settle(self) -> None:
+        """Multiply what was added: from now on no rows are held, sums only."""
+        self._flush()
 
     def _flush(self) -> None:
         if not self._block:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.observe import Feeds
+from pruneopt.analysis.observe import Feeds, Observation
+from pruneopt.frontends.dimensions import is_dynamic
 from pruneopt.frontends.widen import has_halves, widen, widen_feeds
 from pruneopt.model import Model
 from pruneopt.passes.base import Context
 
 Array = npt.NDArray[Any]
+MOST_MADE = 1 << 27  # bytes of outputs that one batch makes
+LEAST = 10  # batches, as far as there are rows
 
 
 class Stream:
@@ -113,8 +117,7 @@ def split_batches(batches: Sequence[Feeds], most: int = 32) -> list[Feeds]:
     """Large batches cut along axis 0 into pieces of at most `most`, where all inputs agree on its size."""
     pieces: list[Feeds] = []
     for feeds in batches:
-        sizes = {array.shape[0] if array.ndim else 1 for array in feeds.values()}
-        count = next(iter(sizes)) if len(sizes) == 1 else 1
+        count = _rows(feeds) or 1
         if count <= most:
             pieces.append(feeds)
             continue
@@ -123,6 +126,34 @@ def split_batches(batches: Sequence[Feeds], most: int = 32) -> list[Feeds]:
             {name: np.ascontiguousarray(array[i : i + most]) for name, array in feeds.items()} for i in cuts
         ]
     return pieces
+
+
+def portions(batches: Sequence[Feeds], model: Model, seen: Observation) -> list[Feeds]:
+    """Batches cut along axis 0, where the model takes any number: outputs of one stay below `MOST_MADE` bytes, and
+    there are at least `LEAST` to hold some out of, as far as rows suffice.
+
+    Args:
+        batches: feeds.
+        model: what they are for.
+        seen: what its tensors look like.
+    """
+    free = all(t.shape and is_dynamic(t.shape[0]) for t in model.inputs)
+    rows = [_rows(feeds) for feeds in batches]
+    if not batches or not free or None in rows:
+        return list(batches)
+    given = sum(prod(size[-1] for size in seen.shapes[t.name]) for t in model.inputs)
+    made = sum(prod(size[-1] for size in seen.shapes.get(t.name, ())) for t in model.outputs)
+    each = max(sum(array.size for array in feeds.values()) / max(_rows(feeds) or 1, 1) for feeds in batches)
+    most = int(MOST_MADE / max(4.0 * each * made / max(given, 1), 1.0))
+    if len(batches) < LEAST:
+        most = min(most, sum(r or 0 for r in rows) // LEAST)
+    return split_batches(batches, max(1, most))
+
+
+def _rows(feeds: Feeds) -> int | None:
+    """Size of axis 0; None where inputs do not agree on it."""
+    sizes = {array.shape[0] if array.ndim else 1 for array in feeds.values()}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def hold_out(batches: Sequence[Feeds], every: int = 5) -> tuple[list[Feeds], list[Feeds]]:
