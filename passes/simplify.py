@@ -10,6 +10,7 @@ from pruneopt.passes.base import Context, Outcome, Unchanged
 from pruneopt.passes.exact.batchnorm import fold_batchnorms
 from pruneopt.passes.exact.channels import idle_entries
 from pruneopt.passes.exact.constants import fold, settle_reshapes
+from pruneopt.passes.exact.duplicates import merge_duplicates
 from pruneopt.passes.exact.identities import drop_dead, drop_identities
 from pruneopt.passes.exact.lookups import reshape_lookups
 from pruneopt.passes.rewriting.shrink import shrink
@@ -22,9 +23,10 @@ class Simplify:
     1. Identity and inference-time Dropout go.
     2. Tensors that depend on constants and static sizes only become constants, where that does not grow the file.
     3. Reshape targets become constants with -1 and 0; looking up all rows in order is a Reshape.
-    4. BatchNormalization is folded into the Conv, ConvTranspose or Gemm before it.
-    5. Nodes and constants that nothing uses go.
-    6. Where `idle` says so: channels, neurons and other entries that nothing reads, or that are always zero, go.
+    4. Of nodes that compute the same from the same, one stays.
+    5. BatchNormalization is folded into the Conv, ConvTranspose or Gemm before it.
+    6. Nodes and constants that nothing uses go.
+    7. Where `idle` says so: channels, neurons and other entries that nothing reads, or that are always zero, go.
     """
 
     idle: bool = False
@@ -38,6 +40,7 @@ class Simplify:
         fold(small.graph, seen)
         settle_reshapes(small.graph, seen)
         reshape_lookups(small.graph, seen)
+        merge_duplicates(small.graph)
         fold_batchnorms(small.graph)
         drop_dead(small.graph)
         if _wiring(small) == _wiring(model):
