@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from pruneopt.errors import PruneoptError
+from pruneopt.proved import counted, proved, sparse
 
 Report = Mapping[str, Any]
 FIGURES = (
@@ -78,6 +79,8 @@ def render(report: Report) -> str:
         curves=sensitivities(report),
         frozen=report.get("frozen", [])[:MOST_FROZEN],
         passes=[_told(p) for p in report.get("passes", [])],
+        proved=_sentence(proved(report)),
+        counted=[_sentence(counted(entry)) for entry in sparse(report)],
     )
     return page
 
@@ -139,6 +142,10 @@ def shape(value: Sequence[int]) -> str:
     return " \u00d7 ".join(map(str, value)) or "scalar"
 
 
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _told(entry: Mapping[str, Any]) -> dict[str, Any]:
     """A pass with its options, and what it says of itself in plain words."""
     hidden = {"pass", "options", "equivalence", "groups"}
@@ -149,6 +156,7 @@ def _told(entry: Mapping[str, Any]) -> dict[str, Any]:
         "options": options,
         "said": said,
         "proof": entry.get("equivalence"),
+        "proved": _sentence(proved({**entry, "passes": [entry]}, "the model before").rpartition(", to ")[0]),
         "rounds": entry.get("latency") if isinstance(entry.get("latency"), list) else None,
     }
 

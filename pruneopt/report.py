@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
+from pruneopt.proved import counted, proved, sparse
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,17 +90,8 @@ def _sentences(report: Report) -> list[str]:
     lines = []
     if why := report.get("kept_input"):
         lines.append(why)
-    if proof := report.get("equivalence"):
-        lines.append(
-            f"proved: equal to the masked original to {proof['max_rel_error']:.1e} "
-            f"({proof['atoms_checked']} axes removed from)"
-        )
-    for sparse in (p for p in report.get("passes", ()) if p["pass"] == "sparsify"):
-        blind = "" if sparse["data"] else "; chosen without data, which costs accuracy: give --calib"
-        lines.append(
-            f"{sparse['sparsity']:.1%} of {len(sparse['layers'])} weights are zero "
-            f"({sparse['pattern']}, {sparse['method']}){blind}"
-        )
+    lines += [text] if (text := proved(report)) else []
+    lines += map(counted, sparse(report))
     for entry in report.get("passes", ()):
         if dropped := entry.get("dropped"):
             lines.append(f"dropped {', '.join(block['name'] for block in dropped)}")
