@@ -62,6 +62,16 @@ class Timings(Protocol):
         """Keep measurements for other runs."""
 
 
+class ZeroKernels(Protocol):
+    """How fast a model with zeros is once it has kernels for them."""
+
+    def times(self, model: Model, feeds: Feeds, tell: Progress) -> dict[str, float]:
+        """Milliseconds of the kernel of each layer with zeros, by the name of what its node makes."""
+
+    def ratio(self, dense: Model, sparse: Model, feeds: Feeds, tell: Progress) -> float:
+        """Latency of a sparse model with its kernels as a share of the dense one's, in turns."""
+
+
 class Backend(Protocol):
     """What passes need of a runtime; `backends.ort` is the one that ships."""
 
@@ -83,6 +93,9 @@ class Backend(Protocol):
 
     def timings(self, threads: int = 1) -> Timings:
         """What has been measured before on this machine."""
+
+    def zeros(self, target: str, threads: int = 1) -> ZeroKernels:
+        """Kernels for sparse weights. Raises PruneoptError where what compiles them is missing."""
 
 
 @dataclass
