@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
@@ -23,6 +24,7 @@ from pruneopt.model import Model
 
 if TYPE_CHECKING:
     from pruneopt.backends.kernels import Kernels
+    from pruneopt.backends.tvm.clock import Clock
 
 Shape = tuple[int, ...]
 Array = np.ndarray[Any, Any]
@@ -53,8 +55,8 @@ class Session:
     `outputs` names the tensors to return, any in the main graph (default: the outputs of the model). For each
     of `shapes` the size of that tensor is returned as well, as an int64 array named `shape_key(name)`.
     `optimize=False` runs the graph as it is written, which also loads faster. With `profile`, the start of a
-    file's path, the times of all kernels are written down. Raises `PruneoptError` where ONNX Runtime cannot
-    load the model.
+    file's path, the times of all kernels are written down. `library` is a file with kernels of the model's own.
+    Raises `PruneoptError` where ONNX Runtime cannot load the model.
     """
 
     def __init__(
@@ -65,10 +67,11 @@ class Session:
         optimize: bool = True,
         shapes: Sequence[str] = (),
         profile: str = "",
+        library: Path | None = None,
     ) -> None:
         self._model = for_runtime(model)  # the session reads weights where they are
         _return(self._model.proto.graph, outputs, shapes)
-        self._session = _loaded(self._model, threads, optimize, profile)
+        self._session = _loaded(self._model, threads, optimize, profile, library)
         # One thread's own time leaves out what other programs take from it.
         self.clock = time.thread_time if threads == 1 and FINE else time.perf_counter
         self.outputs: list[str] = [each.name for each in self._session.get_outputs()]
@@ -207,6 +210,12 @@ class OnnxRuntime:
         """What has been measured before on this machine."""
         return Timings(threads)
 
+    def zeros(self, target: str = "host", threads: int = 1) -> "Clock":
+        """How fast kernels for sparse weights are. Raises PruneoptError where TVM is missing."""
+        from pruneopt.backends.tvm.clock import Clock  # which builds on this module
+
+        return Clock(target, threads)
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -269,8 +278,12 @@ def _return(graph: onnx.GraphProto, outputs: Sequence[str] | None, shapes: Seque
     graph.output.extend(typed.get(name) or onnx.ValueInfoProto(name=name) for name in names)
 
 
-def _loaded(model: Handover, threads: int, optimize: bool, profile: str = "") -> Any:
+def _loaded(
+    model: Handover, threads: int, optimize: bool, profile: str = "", library: Path | None = None
+) -> Any:
     options = ort.SessionOptions()
+    if library is not None:
+        options.register_custom_ops_library(str(library.resolve()))
     options.enable_profiling = bool(profile)
     options.profile_file_prefix = profile
     if model.arrays:

@@ -59,7 +59,9 @@ class LowRank:
         shares = dict.fromkeys(chosen, self.ratio)
         batches = split_batches(context.calibration)
         found = (
-            in_order(model, shares, settings, context, batches) if batches else from_weights(shares, settings)
+            in_order(analysis, shares, settings, context, batches)
+            if batches
+            else from_weights(shares, settings)
         )
         changes = list(found)
         whole = apply(model, changes)

@@ -8,20 +8,24 @@ from typing import Any
 
 import numpy as np
 
-from pruneopt.analysis.infer import analyse
+from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, Unchanged
 from pruneopt.passes.proof import prove
 from pruneopt.passes.rewriting.weights import set_bias, set_weight
-from pruneopt.passes.sparsity.allocation import measured
+from pruneopt.passes.sparsity.allocation import measured, measured_harm
 from pruneopt.passes.sparsity.layers import find_layers, shape
 from pruneopt.passes.sparsity.methods import find_method
 from pruneopt.passes.sparsity.patterns import Pattern, parse_pattern
 from pruneopt.passes.sparsity.permutation import orders, reorder
 from pruneopt.passes.sparsity.sequence import Change, Settings, Shares, from_weights, in_order, look
+from pruneopt.passes.sparsity.sites import blind_harm
+from pruneopt.passes.sparsity.speed import Watch, planned
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.stream import split_batches
+
+PROBED = 0.7  # the share of zeros at which harm is measured where latency decides on the shares
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,9 @@ class Sparsify:
         pattern: where zeros may stand: `unstructured`, blocks of outputs x inputs such as `16x1`, `2:4`, or `2:4x16`.
         method: `magnitude`, `ria`, `wanda`, `sparsegpt` or `admm`; by default `admm` with calibration data, else `ria`.
         allocation: `uniform`, or `measured`: more zeros where calibration data says that they do less harm.
+        latency: share to keep of the latency, as measured with the kernels that `pruneopt tune` makes for `target`,
+            instead of a share of zeros.
+        target: of these kernels, as `pruneopt tune` takes it.
         only: glob pattern of weight, node or output names.
         samples: rows per layer to look at, at most; at least eight per feature.
         permute: put features into an order that suits an `n:m` pattern, where that is free.
@@ -43,15 +50,24 @@ class Sparsify:
     pattern: str = "unstructured"
     method: str | None = None
     allocation: str = "uniform"
+    latency: float | None = None
+    target: str = "host"
     only: str = "*"
     samples: int = 16_384
     permute: bool = True
 
     def __post_init__(self) -> None:
         pattern = parse_pattern(self.pattern)
-        if self.sparsity is None and pattern.share is None:
+        if self.latency is not None and not 0 < self.latency < 1:
             raise UsageError(
-                "sparsify: say how many weights become zero, as in sparsity=0.8 or --sparsity 0.8"
+                f"sparsify: latency={self.latency:g} is not between 0 and 1; it is the share to keep"
+            )
+        if self.latency is not None and self.sparsity is not None:
+            raise UsageError("sparsify: give sparsity or latency; each says how many weights become zero")
+        if self.sparsity is None and pattern.share is None and self.latency is None:
+            raise UsageError(
+                "sparsify: say how many weights become zero, as in sparsity=0.8 or --sparsity 0.8, or as many as make "
+                "the model so fast with kernels for a target, as in latency=0.5 or --latency 0.5 --target host"
             )
         if self.sparsity is not None and not 0 < self.sparsity < 1:
             raise UsageError(
@@ -84,13 +100,14 @@ class Sparsify:
         layers = find_layers(analysis, self.only, context.keep)
         if not layers.chosen:
             raise PruneoptError(f"no weight of this model can become sparse: {_reasons(layers.left)}")
-        shares = self._shares(model, layers.chosen, settings, context)
+        shares, timed = self._shares(analysis, layers.chosen, settings, context)
         context.progress(f"sparsify {len(shares)} weights ({name}, {settings.pattern})")
-        changes = list(_changes(model, shares, settings, context))
+        changes = list(_changes(analysis, shares, settings, context))
         check(changes, shares, settings.pattern)
         made = apply(model, changes)
         context.same_tensors(made, model)
-        how = {"method": name, "pattern": str(settings.pattern), "data": bool(context.calibration)}
+        how: dict[str, Any] = {"method": name, "pattern": str(settings.pattern)} | timed
+        how["data"] = bool(context.calibration)
         if gained:
             how["reordered"] = gained
         return Outcome(made, how | _entry(changes, layers.left))
@@ -111,23 +128,55 @@ class Sparsify:
         return made, gained
 
     def _shares(
-        self, model: Model, layers: Sequence[Consumer], settings: Settings, context: Context
-    ) -> dict[Consumer, float]:
+        self, analysis: Analysis, layers: Sequence[Consumer], settings: Settings, context: Context
+    ) -> tuple[dict[Consumer, float], dict[str, Any]]:
+        """The share of zeros of each layer, and what was measured to find it."""
+        if self.latency is not None:
+            return self._fast_enough(self.latency, analysis, layers, settings, context)
         if self.allocation == "uniform" or not context.calibration:
-            return dict.fromkeys(layers, settings.pattern.share or self.sparsity or 0.0)
+            return dict.fromkeys(layers, settings.pattern.share or self.sparsity or 0.0), {}
         share = self.sparsity or settings.pattern.share or 0.0
         batches = split_batches(context.calibration)
-        found = measured(model, layers, share, settings, context, batches)
-        return {layer: each for layer, each in found.items() if each > 0}
+        found = measured(analysis.model, layers, share, settings, context, batches)
+        return {layer: each for layer, each in found.items() if each > 0}, {}
+
+    def _fast_enough(
+        self,
+        latency: float,
+        analysis: Analysis,
+        layers: Sequence[Consumer],
+        settings: Settings,
+        context: Context,
+    ) -> tuple[dict[Consumer, float], dict[str, Any]]:
+        kernels = context.backend.zeros(self.target, context.threads)
+        watch = Watch(analysis, layers, settings.pattern, kernels, context)
+        if context.calibration:
+            batches = split_batches(context.calibration)
+            share = settings.pattern.share or PROBED
+            harm = measured_harm(analysis.model, layers, share, settings, context, batches)
+        else:
+            harm = {c: blind_harm(c, settings.pattern) for c in layers}
+        try:
+            shares, rounds = planned(latency, harm, watch)
+        except PruneoptError as error:
+            least = error.details.get("least")
+            reached = least.get("latency", 1.0) if isinstance(least, dict) else 1.0
+            raise PruneoptError(
+                f"zeros alone do not make this model so fast: with kernels for {settings.pattern} its latency "
+                f"cannot be brought below {reached:.3f} of the input's here; a coarser pattern such as 16x1 is "
+                "faster, and width{latency=...} before it leaves less to do",
+                **error.details,
+            ) from None
+        return shares, {"latency": rounds}
 
 
 def _changes(
-    model: Model, shares: Shares, settings: Settings, context: Context
+    analysis: Analysis, shares: Shares, settings: Settings, context: Context
 ) -> Iterator[tuple[Consumer, Change]]:
     if not context.calibration:
         context.progress("no calibration data: weights are chosen without seeing what they are applied to")
         return from_weights(shares, settings)
-    return in_order(model, shares, settings, context, split_batches(context.calibration))
+    return in_order(analysis, shares, settings, context, split_batches(context.calibration))
 
 
 def check(changes: Iterable[tuple[Consumer, Change]], shares: Shares, pattern: Pattern) -> None:

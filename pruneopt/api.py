@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pruneopt.analysis.observe import Observer, Run
     from pruneopt.model import Model
     from pruneopt.passes.base import Context, Pass
+    from pruneopt.passes.sparsify import Sparsify
     from pruneopt.report import Report, Result
 
     Batches = str | Iterable[Mapping[str, np.ndarray[Any, Any]]]
@@ -85,6 +86,7 @@ def prune(
     tolerance: float | None = None,
     sparsity: float | None = None,
     pattern: str | None = None,
+    target: str | None = None,
     passes: str | Sequence[Pass] | None = None,
     calib: Batches | None = None,
     keep: Sequence[str] = (),
@@ -106,6 +108,8 @@ def prune(
         tolerance: without a budget: largest relative L2 distance of the outputs, 0.01 by default.
         sparsity: share of the weights left that become zero.
         pattern: where zeros may stand, `unstructured` by default (see `passes.sparsity.patterns`).
+        target: what `pruneopt.tune` will make kernels for; with a pattern and no sparsity, the latency is that with
+            these kernels, and is spent on zeros.
         passes: passes to run instead, as objects or as text such as `width{ratio=0.5}`.
         calib: batches of real inputs, or where to find them (`file.npz`, a folder, `module:function`).
         keep: glob patterns of tensors or nodes that must not change.
@@ -126,7 +130,9 @@ def prune(
 
     begin = time.perf_counter()
     given = parse_passes(passes) if isinstance(passes, str) else passes
-    zeros = _zeros(sparsity, pattern)
+    zeros = _zeros(sparsity, pattern, latency, target)
+    if zeros and zeros[0].latency is not None:
+        latency = None
     shares = {"macs": macs, "params": params, "bytes": bytes, "latency": latency, "memory": memory}
     budgets: dict[str, Any] = {name: share for name, share in shares.items() if share is not None}
     if zeros and not budgets and tolerance is None and given is None:
@@ -171,12 +177,16 @@ def _passes(
     return (Tolerance(0.01 if tolerance is None else tolerance), Repair())
 
 
-def _zeros(sparsity: float | None, pattern: str | None) -> Sequence[Pass]:
+def _zeros(
+    sparsity: float | None, pattern: str | None, latency: float | None, target: str | None
+) -> Sequence[Sparsify]:
     """The pass that makes weights sparse, where that is asked for."""
     if sparsity is None and pattern is None:
         return ()
     from pruneopt.passes.sparsify import Sparsify
 
+    if sparsity is None and latency is not None and target is not None:
+        return (Sparsify(pattern=pattern or "unstructured", latency=latency, target=target),)
     return (Sparsify(sparsity, pattern or "unstructured"),)
 
 

@@ -100,7 +100,8 @@ MODEL = click.argument("model", metavar="MODEL")
 @click.option(
     "--target",
     metavar="TARGET",
-    help="Also tune kernels for sparse weights: host, or as `pruneopt tune` takes.",
+    help="Also tune kernels for sparse weights: host, or as `pruneopt tune` takes. With --pattern and without "
+    "--sparsity, --latency then says how many weights become zero.",
 )
 @click.option("--passes", metavar="SPEC", help="Passes to run instead, e.g. 'width{ratio=0.5,coupled=true}'.")
 @click.option(
@@ -170,6 +171,7 @@ def prune(
             tolerance=tolerance,
             sparsity=sparsity,
             pattern=pattern,
+            target=target,
             passes=passes,
             calib=calib,
             keep=keep,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.base import Progress
-from pruneopt.passes.planning.latency import Stopwatch
 from pruneopt.passes.planning.tally import Limit
 
 Kept = dict[Axis, int]
@@ -18,11 +18,21 @@ LEAST = 0.6  # of the budget: where not even a plan for that holds, it is the me
 CAREFUL = 0.99  # of what would just do: measurements differ by about as much
 
 
+class Watch(Protocol):
+    """Knows how long models take."""
+
+    def limit(self, share: float) -> Limit:
+        """A share of the original's latency, as a budget that planners follow."""
+
+    def measure(self, model: Model, kept: Kept) -> float:
+        """Share of the original's latency that the model of these sizes has, in turns."""
+
+
 def confirmed(
     share: float,
     plan: Callable[[Sequence[Limit]], Kept],
     build: Callable[[Kept], Model],
-    watch: Stopwatch,
+    watch: Watch,
     progress: Progress,
 ) -> tuple[Kept, list[Mapping[str, float]]]:
     """The widest plan whose measured latency is at most `share` of the original's.

@@ -32,11 +32,7 @@ def measured(
     batches: Sequence[Feeds],
 ) -> dict[Consumer, float]:
     """The share of zeros of each layer, by curves and probes; over all weights they come to `sparsity`."""
-    sites = study(model, layers, sparsity, settings, context, batches)
-    harm: dict[Consumer, Array] = {}
-    for site, rate in zip(sites, rates(model, sites, context, batches), strict=True):
-        here = sum(float(np.interp(sparsity, LEVELS, curve)) for curve in site.curves) or 1.0
-        harm |= {layer: curve * rate / here for layer, curve in zip(site.layers, site.curves, strict=True)}
+    harm = measured_harm(model, layers, sparsity, settings, context, batches)
     share = settings.pattern.share
     if share is not None:  # all that the pattern says, or nothing
         return allocate(
@@ -45,6 +41,23 @@ def measured(
     most = (1 + sparsity) / 2  # beyond half the weights that are left on average a probe says little
     levels = [float(x) for x in LEVELS if x < most] + [most]
     return allocate({c: np.interp(levels, LEVELS, h) for c, h in harm.items()}, levels, sparsity)
+
+
+def measured_harm(
+    model: Model,
+    layers: Sequence[Consumer],
+    sparsity: float,
+    settings: Settings,
+    context: Context,
+    batches: Sequence[Feeds],
+) -> dict[Consumer, Array]:
+    """What zeros do at the outputs, of each layer by itself, at the shares in LEVELS; probed at `sparsity`."""
+    sites = study(model, layers, sparsity, settings, context, batches)
+    harm: dict[Consumer, Array] = {}
+    for site, rate in zip(sites, rates(model, sites, context, batches), strict=True):
+        here = sum(float(np.interp(sparsity, LEVELS, curve)) for curve in site.curves) or 1.0
+        harm |= {layer: curve * rate / here for layer, curve in zip(site.layers, site.curves, strict=True)}
+    return harm
 
 
 def allocate(harm: Harm, levels: Sequence[float], sparsity: float) -> dict[Consumer, float]:

@@ -143,10 +143,12 @@ def _left(count: int, sparsity: float) -> int:
 
 def _best(scores: Array, count: int) -> Mask:
     """In each row the `count` largest; of equals the first."""
-    mask = np.zeros(scores.shape, bool)
-    order = np.argsort(-scores, axis=1, kind="stable")
-    np.put_along_axis(mask, order[:, :count], True, axis=1)
-    return mask
+    if not 0 < count < scores.shape[1]:
+        return np.full(scores.shape, count > 0)
+    least = np.partition(scores, -count, axis=1)[:, -count:].min(1, keepdims=True)
+    above, equal = scores > least, scores == least
+    places = count - above.sum(1, keepdims=True)
+    return np.asarray(above | (equal & (np.cumsum(equal, axis=1) <= places)))
 
 
 def _best_of_groups(units: Array, kept: int, group: int) -> Mask:

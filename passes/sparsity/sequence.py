@@ -9,10 +9,13 @@ from itertools import groupby
 
 import numpy as np
 
+from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model, values
 from pruneopt.passes.base import Context
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
+from pruneopt.passes.sequence import Junction
+from pruneopt.passes.sparsity.aims import HELD, Aims, Targets, pooled
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.methods import Method
 from pruneopt.passes.sparsity.methods.ria import importance
@@ -60,20 +63,30 @@ def from_weights(shares: Shares, settings: Settings) -> Iterator[tuple[Consumer,
 
 
 def in_order(
-    model: Model, shares: Shares, settings: Settings, context: Context, batches: Sequence[Feeds]
+    analysis: Analysis, shares: Shares, settings: Settings, context: Context, batches: Sequence[Feeds]
 ) -> Iterator[tuple[Consumer, Change]]:
-    """Each weight on what the model makes with the ones before it changed already."""
-    stream = Stream(model.copy(), context, batches)
+    """Each weight on what the model makes with the ones before it changed already.
+
+    Where the method refits and a layer writes to a stream, it is refitted towards the original's, see `aims`.
+    """
+    stream = Stream(analysis.model.copy(), context, batches)
     nodes = {t.name: node for node in stream.model.graph.nodes for t in node.outputs}
+    aims = Aims(analysis, shares if settings.method.refits else (), context, batches)
     for _, siblings in groupby(shares, key=same_rows):
         together = list(siblings)
-        rows = measure(together[0], stream, settings.samples, context.seed)
+        rows: Rows | None = None
         for consumer in together:
             node = nodes[consumer.name]
+            junction = aims.junction(consumer, stream)
+            if junction is not None:
+                rows = aimed(consumer, stream, junction, aims, settings.samples, context.seed)
+            elif rows is None:
+                rows = measure(consumer, stream, settings.samples, context.seed)
             made = change(consumer, rows, bias_of(node), shares[consumer], settings)
             set_weight(stream.model, node, made.weight.astype(values(node.inputs[1]).dtype))
             if made.bias is not None:
                 set_bias(stream.model, node, made.bias)
+            aims.done(consumer)
             yield consumer, made
 
 
@@ -97,40 +110,59 @@ def same_rows(consumer: Consumer) -> tuple[object, ...]:
     return (consumer.data, consumer.groups, tuple(consumer.use.constant.shape[2:]), repr(consumer.node.attrs))
 
 
+@dataclass(frozen=True)
 class Rows:
     """What is known of the features of layers that read the same; worked out once for all of them.
 
     Attributes:
         mean: of each feature, shape [groups, features].
+        covariance: shape [groups, features, features].
+        targets: of one layer, where it has some.
     """
 
-    def __init__(self, moments: Moments) -> None:
-        self.mean = moments.mean
-        self._covariance = moments.covariance
+    mean: Array
+    covariance: Array
+    targets: Targets | None = None
 
     @cached_property
     def centred(self) -> list[Gram]:
         """Second moments around the mean, per group of channels: what counts where a bias takes over means."""
-        return self._grams(self._covariance)
+        return self._grams(self.covariance)
 
     @cached_property
     def whole(self) -> list[Gram]:
         """Second moments, per group of channels."""
-        return self._grams(self._covariance + self.mean[:, :, None] * self.mean[:, None])
+        return self._grams(self.covariance + self.mean[:, :, None] * self.mean[:, None])
 
     def _grams(self, matrices: Array) -> list[Gram]:
-        squares = np.diagonal(self._covariance, axis1=1, axis2=2) + np.square(self.mean)
+        squares = np.diagonal(self.covariance, axis1=1, axis2=2) + np.square(self.mean)
         return [Gram(m, np.maximum(s, 0)) for m, s in zip(matrices, squares, strict=True)]
 
 
 def measure(consumer: Consumer, stream: Stream, samples: int, seed: int) -> Rows:
     """The consumer's features over all batches."""
-    features = int(np.prod(consumer.use.constant.shape)) // consumer.output_axis.size[0]
-    sampler = Sampler(consumer, max(samples, 8 * features), stream.valid, seed)
+    sampler = Sampler(consumer, max(samples, 8 * consumer.features), stream.valid, seed)
     moments = Moments()
     for i, (data,) in enumerate(stream.reach(consumer.data)):
         moments.add(sampler.rows(i, data))
-    return Rows(moments)
+    return Rows(moments.mean, moments.covariance)
+
+
+def aimed(
+    consumer: Consumer, stream: Stream, junction: Junction, aims: Aims, samples: int, seed: int
+) -> Rows:
+    """The consumer's features and targets over all batches."""
+    sampler = Sampler(consumer, max(samples, 8 * consumer.features), stream.valid, seed)
+    fit, held = Moments(), Moments()
+    skip = [] if junction.skip is None else [junction.skip]
+    both = zip(stream.reach(consumer.data, *skip), aims.totals(junction), strict=True)
+    for i, ((data, *skips), total) in enumerate(both):
+        wanted = sampler.targets(i, total)
+        for each in skips:
+            wanted = wanted - sampler.targets(i, each)
+        (held if i % HELD == HELD - 1 else fit).add(sampler.rows(i, data), wanted)
+    known = pooled(fit, held)
+    return Rows(known.mean, known.covariance, Targets(fit, held))
 
 
 def change(
@@ -144,14 +176,18 @@ def change(
         return Change(consumer.stored(found), None, _sparsity(found, pattern), None)
     moving = bias is not None and method.refits
     known = rows.centred if moving else rows.whole
+    wanted = np.einsum("gof,gf->go", weight, rows.mean) + (
+        0 if bias is None else bias.reshape(weight.shape[:2])
+    )
+    if rows.targets is not None:
+        weight = rows.targets.start(weight.astype(np.float64), moving).astype(np.float32)
+        wanted = rows.targets.mean
     found = np.stack([method.prune(w, g, pattern, share) for w, g in zip(weight, known, strict=True)]) + 0.0
-    lost = weight - found
-    moved = np.einsum("gof,gf->go", lost, rows.mean).reshape(-1)
-    wrong = sum(g.error(each) for g, each in zip(known, lost, strict=True))
+    wrong = sum(g.error(each) for g, each in zip(known, weight - found, strict=True))
     spread = sum(g.error(w) for w, g in zip(weight, rows.centred, strict=True))
     return Change(
         consumer.stored(found),
-        bias + moved if bias is not None and moving else None,
+        (wanted - np.einsum("gof,gf->go", found, rows.mean)).reshape(-1) if moving else None,
         _sparsity(found, pattern),
         wrong / (spread or 1.0),
     )

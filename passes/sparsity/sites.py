@@ -76,12 +76,22 @@ def study(
     return sites
 
 
+def blind_harm(consumer: Consumer, pattern: Pattern) -> Array:
+    """Without data: squared weights in the smallest units as a share of all, times the weights; shape of LEVELS."""
+    weight = consumer.as_matrix(values(consumer.use.constant))
+    summed = _summed([pattern.units(np.square(w)) for w in weight])
+    return np.asarray(weight.size * summed / (summed[-1] or 1.0))
+
+
 def _curve(consumer: Consumer, pattern: Pattern, known: Sequence[Gram]) -> Array:
     """Summed costs of the cheapest units, each by itself with all others refitted; shape of LEVELS."""
     weight = consumer.as_matrix(values(consumer.use.constant))
-    costs = np.concatenate(
-        [pattern.units(np.square(w) / g.freedom).reshape(-1) for w, g in zip(weight, known, strict=True)]
-    )
+    return _summed([pattern.units(np.square(w) / g.freedom) for w, g in zip(weight, known, strict=True)])
+
+
+def _summed(units: Sequence[Array]) -> Array:
+    """Costs of the cheapest units, at the shares in LEVELS."""
+    costs = np.concatenate([each.reshape(-1) for each in units])
     total = np.concatenate([[0.0], np.cumsum(np.sort(costs))])
     return np.asarray(np.interp(LEVELS, np.linspace(0, 1, len(total)), total))
 

@@ -1,0 +1,71 @@
+"""How fast a model with zeros is once it has kernels: for passes that plan zeros by time."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pruneopt.backends.ort import Observer, Session, interleaved
+from pruneopt.backends.tvm import tuning
+from pruneopt.backends.tvm.records import Records
+from pruneopt.backends.tvm.rewriting import rewrite
+from pruneopt.backends.tvm.target import parse
+from pruneopt.errors import UsageError
+from pruneopt.model import Model
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+TRIALS = 8  # schedules for each shape that is not known yet, as many as `tune` tries
+SECONDS = 3.0  # that two models are timed in turns
+
+
+class Clock:
+    """Times kernels of sparse layers, and whole models with them, on this machine; what is tuned is recorded."""
+
+    def __init__(self, target: str = "host", threads: int = 1, cache: Path | None = None) -> None:
+        self.target = parse(target)
+        if self.target.triple:
+            raise UsageError(
+                f"latency is measured here, and kernels for {target} do not run here: give --sparsity, then "
+                "`pruneopt tune` with --tracker"
+            )
+        self.threads = threads
+        self.cache = cache
+
+    def times(
+        self, model: Model, feeds: Feeds, tell: Callable[[str], None] = lambda text: None
+    ) -> dict[str, float]:
+        """Milliseconds of the kernel of each sparse layer, by the name of what its node makes."""
+        return {
+            site.node.outputs[0].name: 1000 * group.best.seconds
+            for group in self._tuned(model, feeds, tell)
+            if group.best is not None
+            for site in group.sites
+        }
+
+    def ratio(
+        self, dense: Model, sparse: Model, feeds: Feeds, tell: Callable[[str], None] = lambda text: None
+    ) -> float:
+        """Latency of a sparse model with its kernels as a share of the dense one's, in turns."""
+        chosen = tuning.plans(self._tuned(sparse, feeds, tell), self.target)
+        with tempfile.TemporaryDirectory(prefix="pruneopt-") as folder:
+            library = Path(folder) / "kernels.so"
+            records = Records(self.cache)
+            tuning.write_library(chosen, self.target, self.threads, library, records.objects)
+            records.close()
+            fast = Session(rewrite(sparse, chosen), threads=self.threads, library=library)
+            pair = [Session(dense, threads=self.threads), fast]
+            _, timing = interleaved(pair, [feeds, feeds], SECONDS, min_rounds=7)
+        return timing.ratio_to_first
+
+    def _tuned(self, model: Model, feeds: Feeds, tell: Callable[[str], None]) -> list[tuning.Group]:
+        shapes, _ = Observer(model).run(feeds)
+        sizes = {name: [shape] for name, shape in shapes.items()}
+        records = Records(self.cache)
+        try:
+            return tuning.tuned(model, sizes, self.target, records, TRIALS, self.threads, tell)[0]
+        finally:
+            records.close()
