@@ -39,6 +39,7 @@ class Net:
         self.device = device
         self.module = model.to_torch(self.outputs).float().to(device)
         self._origin = self.module.meta["pruneopt"]
+        _channels_last(self.module, self._origin)
         learns = dict(self.module.named_parameters())
         self.paths = {
             str(constant.name): path for path, constant in self._origin.weights.items() if path in learns
@@ -74,6 +75,15 @@ class Net:
         if array.dtype.kind in "fV":
             array = array.astype(np.float32)
         return torch.from_numpy(np.array(array, order="C")).to(self.device)
+
+
+def _channels_last(module: Any, origin: Any) -> None:
+    """Weights of convolutions of images in the layout that kernels are fastest in; outputs follow it."""
+    import torch
+
+    for path, parameter in module.named_parameters():
+        if parameter.ndim == 4 and all(n.op == "Conv" for n in origin.weights[path].outputs):
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def by_rows(model: Model) -> bool:

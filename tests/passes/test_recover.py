@@ -109,7 +109,7 @@ def test_a_harmful_training_is_undone() -> None:
 def test_zeros_of_sparse_weights_stay_zero() -> None:
     pytest.importorskip("torch")
     for lora in (None, 4):
-        _, small, context = pruned(models.transformer(), "sparsify{sparsity=0.5}")
+        _, small, context = pruned(models.transformer(), "sparsify{sparsity=0.5, method=magnitude}")
         zeros = [values(c) == 0 for c in constants(small.graph)]
         made, outcome = recovered(Recover(epochs=3, lora=lora), small, context)
         assert outcome.entry["kept"]
