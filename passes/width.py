@@ -132,7 +132,8 @@ class Width:
             batches = context.calibration
             evidence.learn = lambda: gradients(analysis.model, batches, self.loss, context.seed)
             evidence.look = lambda names: context.session(analysis.model, names).run(batches[0])
-        kept, said = self._kept(analysis, groups, evidence, context)
+        before = analyse(model, context.sizes(model)) if turned is not model else analysis
+        kept, said = self._kept(analysis, before, groups, evidence, context)
         masks = self._select(groups, kept, evidence)
         small = shrink(analysis, masks)
         sizes = shrunk_sizes(analysis, masks)
@@ -184,12 +185,20 @@ class Width:
         return any(fnmatchcase(name, self.only) for name in names)
 
     def _kept(
-        self, analysis: Analysis, groups: Sequence[Group], evidence: Evidence, context: Context
+        self,
+        analysis: Analysis,
+        before: Analysis,
+        groups: Sequence[Group],
+        evidence: Evidence,
+        context: Context,
     ) -> tuple[dict[Axis, int], dict[str, Any]]:
-        """How many entries of each atom stay, and what there is to say of how that was found."""
+        """How many entries of each atom stay, and what there is to say of how that was found.
+
+        Budgets are shares of the model as it came, of which there is an analysis `before` it was turned.
+        """
         if self.ratio is not None:
             return share(leaders(groups), self.ratio, self.align, self.floor), {}
-        fixed = limits(analysis, {n: v for n, v in self.budgets.items() if n != "latency"})
+        fixed = limits(analysis, {n: v for n, v in self.budgets.items() if n != "latency"}, before)
 
         def solve(more: Sequence[Limit] = ()) -> dict[Axis, int]:
             return self._planned(groups, [*fixed, *more], evidence, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pruneopt.analysis.cost import CostModel
 from pruneopt.analysis.infer import Analysis
@@ -10,13 +11,17 @@ from pruneopt.analysis.memory import live_tensors
 from pruneopt.passes.planning.tally import Limit, Tally, Term, Volume
 
 
-def limits(analysis: Analysis, budgets: Mapping[str, float]) -> list[Limit]:
-    """Budgets as shares of what the analysed graph costs at the larger observed input size.
+def limits(analysis: Analysis, budgets: Mapping[str, float], before: Analysis | None = None) -> list[Limit]:
+    """Budgets as shares of what a graph costs at the larger observed input size.
 
     Args:
         analysis: of the graph to shrink.
         budgets: `macs`, `params`, `bytes` or `memory`, each with the share to keep at most.
+        before: of the graph whose cost is shared out, where that is another one: a change of basis may add to it.
     """
+    if before is not None and before is not analysis:
+        wholes = [each.whole for each in limits(before, budgets)]
+        return [replace(own, whole=w) for own, w in zip(limits(analysis, budgets), wholes, strict=True)]
     cost = CostModel(analysis, -1)
     terms: dict[str, list[Term]] = {
         "macs": [Volume(axes) for axes in cost.macs_terms],

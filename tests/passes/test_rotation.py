@@ -128,22 +128,37 @@ def test_a_nonlinear_op_on_the_stream_is_left_alone() -> None:
     assert "Relu" in str(entry["left"])
 
 
-def test_an_embedding_that_is_also_the_head_stays_one() -> None:
+def tied(words: int, layers: int) -> tuple[Model, list[Feeds]]:
+    """A language model whose embedding is also its head, and data for it."""
     b = Builder()
-    table = b.weight(50, WIDTH, name="table")
+    table = b.weight(words, WIDTH, name="table")
     x = b.node("Gather", table, "ids")
-    for _ in range(3):
+    for _ in range(layers):
         x = block(b, x, rms_norm(b, x))
     head = b.node("Transpose", table, perm=[1, 0])
     b.node("MatMul", rms_norm(b, x), head, outputs=["y"])
-    proto = b.model({"ids": ["n", "s"]}, {"y": ["n", "s", 50]}, 17)
+    proto = b.model({"ids": ["n", "s"]}, {"y": ["n", "s", words]}, 17)
     proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
-    model = models.loaded(proto)
-    batches = [{"ids": np.random.default_rng(i).integers(0, 50, (4, 9))} for i in range(6)]
+    batches = [{"ids": np.random.default_rng(i).integers(0, words, (4, 9))} for i in range(6)]
+    return models.loaded(proto), batches
+
+
+def test_an_embedding_that_is_also_the_head_stays_one() -> None:
+    model, batches = tied(50, 3)
     outcome = Pipeline((Rotate(axes="stream"),)).run(model, make_context(model, batches))
     tables = [t for t in outcome.model.graph.tensors().values() if t.name == "table"]
     assert outcome.entry["passes"][0]["streams"] in (0, 1)
     assert len(tables) == 1
+
+
+def test_what_a_new_basis_costs_counts() -> None:
+    model, batches = tied(800, 6)
+    turned = Pipeline((Rotate(axes="stream"),)).run(model, make_context(model, batches)).model
+    assert sum(n.op == "MatMul" for n in turned.graph.nodes) > sum(
+        n.op == "MatMul" for n in model.graph.nodes
+    )
+    report = po.prune(model, passes="width{macs=0.9, align=1}", calib=batches, timed=False).report
+    assert 0.88 * report["input"]["macs"] < report["output"]["macs"] <= 0.9 * report["input"]["macs"]
 
 
 def test_the_stream_is_planned_with_all_else_and_no_worse_than_alone() -> None:
