@@ -22,6 +22,7 @@ from pruneopt.model import Model
 WAYS = {
     "width": "width{macs=R}, repair",
     "depth": "depth{macs=R}",
+    "depth, repaired": "depth{macs=R}, repair",
     "depth, linear maps": "depth{macs=R, fit=linear}",
     "length": "length{macs=R}",
     "length, topk": "length{macs=R, method=topk}",

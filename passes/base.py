@@ -112,6 +112,7 @@ class Context:
         progress: told what happens, a line at a time.
         original: the model that the user gave.
         claim: that of the pass that made the current model, where it made one.
+        aim: the model before the first approximation, whose tensors still mean what those of the current one do.
         dropped: inputs and outputs of the original that passes were allowed to take away.
         forwards: how often a model has been run over the calibration data so far, parts counted as such.
     """
@@ -125,6 +126,7 @@ class Context:
     progress: Progress = lambda text: None
     original: Model | None = None
     claim: Claim | None = None
+    aim: Model | None = None
     dropped: set[str] = field(default_factory=set)
     forwards: float = 0.0
     _made_of: dict[tuple[int, int], tuple[Model, dict[str, Array]]] = field(default_factory=dict)
@@ -270,6 +272,13 @@ def _headed(passes: Sequence[Pass], first: Pass) -> Sequence[Pass]:
     return passes if passes and isinstance(passes[0], type(first)) else (first, *passes)
 
 
+def _aim(before: Model, claim: Claim | None, context: Context) -> Model | None:
+    """What repairs aim at behind a pass; an exact one may have changed what tensors mean, and ends it."""
+    if claim is None:
+        return context.aim
+    return (context.aim or before) if claim.count() else None
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Passes in order; a pass itself. Every claim is proved before the next pass starts."""
@@ -304,5 +313,6 @@ class Pipeline:
             entries.append(entry)
             if outcome.model is not model:
                 context.claim = outcome.claim
+                context.aim = _aim(model, outcome.claim, context)
             model = outcome.model
         return Outcome(model, {"passes": entries})

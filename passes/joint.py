@@ -226,7 +226,7 @@ class _Options:
 def _carried_out(plan: Plan, predicted: float, wide: bool, scale: Scale, judge: Trial) -> Tried:
     """Blocks first, then tokens; width gets what then is left of each budget, where it may, and is repaired."""
     context, tried = scale.context, Tried(plan, predicted)
-    context.claim = None  # that of another plan says nothing of this one
+    context.claim = context.aim = None  # those of another plan say nothing of this one
     context.progress(f"try {plan.words()}")
     try:
         model = _run((*plan.depth.passes, *plan.length.passes), scale.model, tried, context)

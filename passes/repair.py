@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pruneopt.analysis.infer import analyse
 from pruneopt.analysis.masks import mask_of
 from pruneopt.errors import UsageError
 from pruneopt.model import Model
+from pruneopt.passes.aim import aim_of
 from pruneopt.passes.base import Context, Outcome
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import compress
@@ -25,8 +27,8 @@ class Repair:
     """Refit every consumer of a pruned axis in closed form, and keep the best of the ways on held-out data.
 
     The ways are: nothing; least squares towards what the layer would have made of its whole input; least squares
-    towards the original's residual stream; where neither is better than nothing, biases that make up for the mean
-    of what went.
+    towards the residual stream of the original, the model before blocks and tokens went (`passes.aim`); where neither
+    is better than nothing, biases that make up for the mean of what went.
 
     Attributes:
         ridge: pull towards the original weights, as a share of each feature's variance.
@@ -50,10 +52,12 @@ class Repair:
     def run(self, model: Model, context: Context) -> Outcome:
         """The best repaired model, or the model as it is where there is nothing to repair or no data."""
         claim = context.claim
-        if not isinstance(claim, Masked) or not claim.masks:
+        if claim is None or not claim.count():
             return Outcome(model, {"way": "none", "why": "nothing was removed"})
         if not context.calibration:
             return Outcome(model, {"way": "none", "why": "there is no calibration data"})
+        if not isinstance(claim, Masked):  # blocks or tokens went: what is left is as wide as it was
+            claim = Masked(analyse(model, context.observation(model), context.keep), {})
         if claim.moves():  # the masked original holds for one size only
             return Outcome(model, {"way": "none", "why": "a removed width is a factor of a dynamic size"})
         return self.mend(model, claim, context)
@@ -62,8 +66,8 @@ class Repair:
         """The best repaired model, for a `model` that keeps what `claim` says."""
         batches = split_batches(context.calibration)
         _, held = hold_out(batches)
-        original = claim.analysis.model
-        dense, probabilities = outputs(original, context, held), distributions(original.graph)
+        aim = aim_of(claim, context)
+        dense, probabilities = outputs(aim.model, context, held), distributions(aim.model.graph)
         best, made = "none", model
         distances = {best: damage(dense, outputs(model, context, held), probabilities)}
         for way in sorted(self.ways.split("+"), key=ORDER.index):
@@ -71,9 +75,11 @@ class Repair:
                 way == "bias" and best != "none"
             ):  # least squares did better than nothing: they move biases, too
                 continue
+            if way != "stream" and not claim.masks:  # each layer still has its whole input
+                continue
             context.progress(f"repair ({way})")
             settings = Settings(way, self.ridge, self.conv_ridge, self.samples)
-            mended = apply(model, claim, refit_all(claim, context, batches, settings))
+            mended = apply(model, claim, refit_all(claim, context, batches, settings, aim))
             distances[way] = damage(dense, outputs(mended, context, held), probabilities)
             if distances[way] < distances[best]:
                 best, made = way, mended

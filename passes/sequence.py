@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.axes import atoms
 from pruneopt.analysis.masks import mask_of, touched
 from pruneopt.analysis.observe import Feeds
+from pruneopt.passes.aim import Aim
 from pruneopt.passes.base import Context
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
@@ -61,17 +62,19 @@ class Junction:
 
 
 def refit_all(
-    claim: Masked, context: Context, batches: Sequence[Feeds], settings: Settings
+    claim: Masked, context: Context, batches: Sequence[Feeds], settings: Settings, aim: Aim
 ) -> Iterator[tuple[Consumer, Refit]]:
     """Refit every consumer that lost features, and in the way `stream` all that write to a residual stream.
 
     They come one at a time, so that nobody has to hold all of them at full size.
     """
-    return _Sequence(claim, context, batches, settings).run()
+    return _Sequence(claim, context, batches, settings, aim).run()
 
 
 class _Sequence:
-    def __init__(self, claim: Masked, context: Context, batches: Sequence[Feeds], settings: Settings) -> None:
+    def __init__(
+        self, claim: Masked, context: Context, batches: Sequence[Feeds], settings: Settings, aim: Aim
+    ) -> None:
         self.claim = claim
         self.settings = settings
         self.context = context
@@ -83,9 +86,11 @@ class _Sequence:
         self.junctions = {name: junction_of(c, claim) for name, c in self.waiting.items()}
         blind = any(map(self._is_blind, self.waiting.values()))
         self.dense: Stream | None = None
+        self.aims: set[str] = set()  # tensors that have a target
         if settings.way == "stream" or (settings.way == "self" and blind):
             later = [junction.total for junction in self.junctions.values()]
-            self.dense = Stream(claim.analysis.model, context, batches, later)
+            self.aims = aim.targets(later)
+            self.dense = Stream(aim.model, context, batches, [name for name in later if name in self.aims])
 
     def run(self) -> Iterator[tuple[Consumer, Refit]]:
         for consumer in list(self.waiting.values()):
@@ -96,8 +101,9 @@ class _Sequence:
                 self._install(consumer, found)
                 yield consumer, found
             del self.waiting[consumer.name]
-            if self.dense is not None:
-                self.dense.later[self.junctions[consumer.name].total] -= 1
+            total = self.junctions[consumer.name].total
+            if self.dense is not None and total in self.aims:
+                self.dense.later[total] -= 1
 
     def _install(self, consumer: Consumer, found: Refit) -> None:
         """The masked model goes on with the new weight."""
@@ -177,6 +183,8 @@ class _Sequence:
         if self.dense is None or (self.settings.way != "stream" and not blind):
             return None
         found = self.junctions[consumer.name]
+        if found.total not in self.aims:
+            return None
         if found.skip is None:
             # Nothing but a layer's own output can correct a chain; what enters a sub-layer is better left to itself.
             return found if consumer.node.op == "Conv" or blind or self._is_last(consumer) else None

@@ -142,7 +142,7 @@ class Width:
         else:
             context.seen(small, sizes)
         entry = said_before | said | self._told(analysis, groups, evidence, context)
-        return Outcome(small, entry | {"groups": _entries(groups, masks)}, Masked(analysis, masks))
+        return Outcome(small, entry | {"groups": _entries(groups, masks)}, Masked(analysis, masks, model))
 
     def _study(self, model: Model, context: Context) -> tuple[Analysis, list[Group], Evidence]:
         """What there is to prune, and what the calibration data says of it."""
@@ -175,7 +175,9 @@ class Width:
         if not wanted or not context.calibration:
             return model, {}
         turning = Pipeline((Unmerge(), Rotate()))
+        aim = context.aim
         outcome = context.once((id(model), "basis"), lambda: turning.run(model, context))
+        context.aim = aim
         return outcome.model, {"basis": outcome.entry["passes"]}
 
     def _wants(self, group: Group, analysis: Analysis, measured: bool) -> bool:

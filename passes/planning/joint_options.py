@@ -126,15 +126,21 @@ def depth_options(scale: Scale) -> list[Option]:
         pass
     every = list({unit.name: unit for units in sets for unit in units}.values())
     study = Study(blocks, every, context, trial_batches(context, len(every)))
-    found: dict[str, list[Block]] = {}
+    found: dict[
+        frozenset[int], list[Block]
+    ] = {}  # by what goes: a layer is the same as all of its sub-layers
     for units in sets:
         context.progress(f"depth: {len(units)} blocks")
         for dropped in _path(study, units, scale.budgets):
-            found["+".join(sorted(block.name for block in dropped))] = dropped
-    return [
-        Option(name, (Depth(blocks=name),), study.damage(dropped), scale.shares(bypass(blocks, dropped)))
-        for name, dropped in found.items()
-    ]
+            found.setdefault(frozenset(blocks.removed(dropped)), dropped)
+    return [_without(dropped, study, scale) for dropped in found.values()]
+
+
+def _without(dropped: Sequence[Block], study: Study, scale: Scale) -> Option:
+    """A set of blocks as an option."""
+    name = "+".join(sorted(block.name for block in dropped))
+    left = scale.shares(bypass(study.blocks, dropped))
+    return Option(name, (Depth(blocks=name),), study.damage(dropped), left)
 
 
 def _path(study: Study, units: Sequence[Block], budgets: Mapping[str, float]) -> Iterator[list[Block]]:

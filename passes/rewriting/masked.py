@@ -30,10 +30,17 @@ from pruneopt.passes.rewriting.witnesses import WitnessWriter
 
 @dataclass(frozen=True)
 class Masked:
-    """The claim that `shrink(analysis, masks)` equals the masked original."""
+    """The claim that `shrink(analysis, masks)` equals the masked original.
+
+    Attributes:
+        analysis: of the model that was shrunk.
+        masks: one keep-mask per atom.
+        start: the model that this one was turned from, without loss, before it was shrunk; itself by default.
+    """
 
     analysis: Analysis
     masks: Masks
+    start: Model | None = None
 
     def references(self) -> Iterator[tuple[Model, Feeds]]:
         """The masked original for every observed input size; one model serves all where no mask depends on it."""
