@@ -51,7 +51,7 @@ class LowRank:
         """The model with factored weights. Raises PruneoptError where there is none to factor."""
         analysis = analyse(model, context.observation(model), context.keep)
         layers = find_layers(analysis, self.only, context.keep)
-        chosen = [c for c in layers.chosen if c.groups == 1]
+        chosen = [c for c in layers.chosen if c.groups == c.slot == 1]
         if not chosen:
             raise PruneoptError("no weight of this model can be factored; see 'left' of sparsify for why")
         context.progress(f"factor {len(chosen)} weights")

@@ -202,7 +202,7 @@ def apply(model: Model, changes: Iterable[tuple[Consumer, Change]]) -> Model:
     nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
     for consumer, change in changes:
         node = nodes[consumer.name]
-        set_weight(made, node, change.weight)
+        set_weight(made, node, change.weight, consumer.slot)
         if change.bias is not None:
             set_bias(made, node, change.bias)
     return made

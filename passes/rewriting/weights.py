@@ -14,9 +14,9 @@ from pruneopt.passes.rewriting.names import Names
 Array = npt.NDArray[Any]
 
 
-def set_weight(model: Model, node: gs.Node, weight: Array) -> None:
-    """Input 1 of `node` becomes `weight`, under the name of the constant that it takes the place of."""
-    node.inputs[1] = _replacement(model, node.inputs[1], weight)
+def set_weight(model: Model, node: gs.Node, weight: Array, slot: int = 1) -> None:
+    """An input of `node` becomes `weight`, under the name of the constant that it takes the place of."""
+    node.inputs[slot] = _replacement(model, node.inputs[slot], weight)
 
 
 def bias_of(node: gs.Node) -> Array | None:

@@ -42,7 +42,7 @@ class Aims:
     ) -> None:
         whole = Masked(analysis, {})
         found = {c.name: junction_of(c, whole) for c in layers}
-        self.waiting = {c.name: c for c in find_consumers(analysis) if c.name in found}
+        self.waiting = {c.name: c for c in find_consumers(analysis, columns=True) if c.name in found}
         self.junctions = {
             name: j for name, j in found.items() if j.skip is not None or self.waiting[name].node.op == "Conv"
         }

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import Analysis
 from pruneopt.passes.statistics.consumers import Consumer, find_consumers
 
+ROUNDED = "its zeros belong before the rounding; make the model sparse, then quantise it"
 SMALLEST = 16  # outputs and features: below, a kernel has nothing to skip
 
 
@@ -37,7 +39,7 @@ def find_layers(analysis: Analysis, only: str, keep: Sequence[str]) -> Layers:
     """
     chosen, left = [], _unknown(analysis)
     main = {id(node) for node in analysis.model.graph.nodes}
-    for consumer in find_consumers(analysis):
+    for consumer in find_consumers(analysis, columns=True):
         inside = None if id(consumer.node) in main else "inside a control-flow body"
         why = inside or _why_left(consumer, only, keep)
         if why is None:
@@ -77,11 +79,21 @@ def _why_left(consumer: Consumer, only: str, keep: Sequence[str]) -> str | None:
 
 def _unknown(analysis: Analysis) -> dict[str, str]:
     """Weights of products that are not a plain matrix applied to data."""
-    known = {id(c.node) for c in find_consumers(analysis)}
-    return {
-        tensor.name: f"this {node.op} is not a plain matrix applied to data"
-        for node in analysis.model.graph.nodes
-        if node.op in ("MatMul", "Gemm", "Conv", "ConvTranspose") and id(node) not in known
-        for tensor in node.inputs[:2]
-        if isinstance(tensor, gs.Constant)
-    }
+    known = {id(c.node) for c in find_consumers(analysis, columns=True)}
+    found: dict[str, str] = {}
+    for node in analysis.model.graph.nodes:
+        found |= {t.name: f"stored in {t.dtype}: {ROUNDED}" for t in node.inputs if _is_rounded(t, node)}
+        if node.op in ("MatMul", "Gemm", "Conv", "ConvTranspose") and id(node) not in known:
+            plain = [t for t in node.inputs[:2] if isinstance(t, gs.Constant)]
+            found |= {t.name: f"this {node.op} is not a plain matrix applied to data" for t in plain}
+    return found
+
+
+def _is_rounded(tensor: gs.Tensor, node: gs.Node) -> bool:
+    """Whether a node computes with a constant matrix of a few bits."""
+    if not isinstance(tensor, gs.Constant) or len(tensor.shape) < 2:
+        return False
+    small = np.dtype(tensor.dtype).itemsize == 1 and np.dtype(tensor.dtype).kind != "b"
+    return small and (
+        node.op.startswith("Dequantize") or any(w in node.op for w in ("MatMul", "Conv", "Gemm"))
+    )

@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import groupby
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
@@ -82,8 +83,9 @@ def in_order(
                 rows = aimed(consumer, stream, junction, aims, settings.samples, context.seed)
             elif rows is None:
                 rows = measure(consumer, stream, settings.samples, context.seed)
-            made = change(consumer, rows, bias_of(node), shares[consumer], settings)
-            set_weight(stream.model, node, made.weight.astype(values(node.inputs[1]).dtype))
+            made = change(consumer, rows, constant_bias(consumer, node), shares[consumer], settings)
+            kind = values(node.inputs[consumer.slot]).dtype
+            set_weight(stream.model, node, made.weight.astype(kind), consumer.slot)
             if made.bias is not None:
                 set_bias(stream.model, node, made.bias)
             aims.done(consumer)
@@ -106,8 +108,13 @@ def look(model: Model, layers: Sequence[Consumer], context: Context) -> Iterator
 def same_rows(consumer: Consumer) -> tuple[object, ...]:
     """What two consumers in a row must agree in to be applied to the same features."""
     if consumer.node.op != "Conv":
-        return (consumer.data,)
+        return (consumer.data, consumer.slot)
     return (consumer.data, consumer.groups, tuple(consumer.use.constant.shape[2:]), repr(consumer.node.attrs))
+
+
+def constant_bias(consumer: Consumer, node: gs.Node) -> Array | None:
+    """What is added to each output of a layer, shape [outputs]; None where that is no constant of one number each."""
+    return bias_of(node) if consumer.slot else None
 
 
 @dataclass(frozen=True)

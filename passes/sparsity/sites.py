@@ -15,11 +15,11 @@ import numpy as np
 from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model, values
 from pruneopt.passes.base import Context
-from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
+from pruneopt.passes.rewriting.weights import set_bias, set_weight
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.layers import shape
 from pruneopt.passes.sparsity.patterns import Array, Pattern
-from pruneopt.passes.sparsity.sequence import Change, Settings, change, measure, same_rows
+from pruneopt.passes.sparsity.sequence import Change, Settings, change, constant_bias, measure, same_rows
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
 from pruneopt.passes.statistics.stream import Stream
@@ -65,7 +65,7 @@ def study(
     for _, siblings in groupby(layers, key=same_rows):
         together = list(siblings)
         rows = measure(together[0], stream, SAMPLES, context.seed)
-        biases = [bias_of(nodes[c.name]) for c in together]
+        biases = [constant_bias(c, nodes[c.name]) for c in together]
         sites.append(
             Site(
                 together,
@@ -131,7 +131,7 @@ def _alone(model: Model, site: Site) -> Model:
     made = model.copy()
     nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
     for consumer, each in zip(site.layers, site.probe, strict=True):
-        set_weight(made, nodes[consumer.name], each.weight)
+        set_weight(made, nodes[consumer.name], each.weight, consumer.slot)
         if each.bias is not None:
             set_bias(made, nodes[consumer.name], each.bias)
     return made

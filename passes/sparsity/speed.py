@@ -144,9 +144,8 @@ def zeroed(model: Model, shares: Mapping[Consumer, float], pattern: Pattern) -> 
     nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
     for c, share in shares.items():
         weight = c.as_matrix(values(c.use.constant)).astype(np.float32)
-        set_weight(
-            made, nodes[c.name], c.stored(np.stack([magnitude(w, None, pattern, share) for w in weight]))
-        )
+        cut = np.stack([magnitude(w, None, pattern, share) for w in weight])
+        set_weight(made, nodes[c.name], c.stored(cut), c.slot)
     return made
 
 

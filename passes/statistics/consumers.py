@@ -44,9 +44,14 @@ class Consumer:
         return str(self.node.outputs[0].name)
 
     @property
+    def slot(self) -> int:
+        """Which input of the node is the weight: 1, or 0 where columns are multiplied, as in W x."""
+        return self.use.slot
+
+    @property
     def data(self) -> str:
         """Name of the tensor that the weight is applied to."""
-        return str(self.node.inputs[0].name)
+        return str(self.node.inputs[1 - self.slot].name)
 
     @property
     def input_axis(self) -> Axis:
@@ -111,30 +116,30 @@ class Consumer:
 
     @property
     def _contracted(self) -> int:
-        return (
-            0
-            if self.node.op == "MatMul" or (self.node.op == "Gemm" and not self.node.attrs.get("transB"))
-            else 1
-        )
+        if self.node.op == "MatMul":
+            return 1 - self.slot
+        return 0 if self.node.op == "Gemm" and self.slot == 1 and not self.node.attrs.get("transB") else 1
 
 
-def find_consumers(analysis: Analysis) -> list[Consumer]:
-    """All consumers, in graph order."""
+def find_consumers(analysis: Analysis, columns: bool = False) -> list[Consumer]:
+    """All consumers, in graph order; with `columns` also those whose weight is the first operand, as in W x."""
     counts = Counter(id(use.constant) for use in analysis.uses)
     return [
         Consumer(use.node, use, use.node.attrs.get("group", 1), counts[id(use.constant)] > 1)
         for use in analysis.uses
-        if use.slot == 1 and _is_consumer(use.node, use)
+        if (use.slot == 1 or (columns and use.slot == 0)) and _is_consumer(use.node, use)
     ]
 
 
 def _is_consumer(node: gs.Node, use: ConstantUse) -> bool:
-    if node.domain not in (None, "", "ai.onnx") or not isinstance(node.inputs[0], gs.Variable):
+    if node.domain not in (None, "", "ai.onnx") or not isinstance(node.inputs[1 - use.slot], gs.Variable):
         return False
     if np.dtype(use.constant.dtype).kind not in "fV":
         return False
     if node.op == "Conv":
-        return True
+        return use.slot == 1
+    if use.slot == 0 and node.attrs.get("transB"):
+        return False
     plain = all(
         node.attrs.get(name, normal) == normal
         for name, normal in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))

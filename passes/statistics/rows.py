@@ -45,23 +45,29 @@ class Sampler:
     def places(self, batch: int, count: int) -> Index:
         """Which of `count` output places of batch number `batch` are used, ascending."""
         share = max(1, -(-self.most // len(self.valid)))
-        return pick(count, share, self.valid[batch], [self.seed, batch], self.consumer.data)
+        valid = self.valid[batch] if self.consumer.slot else None  # columns are not tokens
+        return pick(count, share, valid, [self.seed, batch], self.consumer.data)
 
     def rows(self, batch: int, data: Array) -> Array:
         """Rows of the weight's input `data`, shape [groups, sampled, features]."""
         if self.consumer.node.op != "Conv":
-            flat = data.reshape(-1, data.shape[-1])
-            return flat[self.places(batch, len(flat))][None]
+            return self._flat(batch, data)
         return windows(self.consumer, data, lambda count: self.places(batch, count))
 
     def targets(self, batch: int, output: Array) -> Array:
         """Rows of a tensor shaped like the node's output, shape [groups, sampled, outputs]."""
         if self.consumer.node.op != "Conv":
-            flat = output.reshape(-1, output.shape[-1])
-            return flat[self.places(batch, len(flat))][None]
+            return self._flat(batch, output)
         flat = np.moveaxis(output, 1, -1).reshape(-1, output.shape[1])
         picked: Array = flat[self.places(batch, len(flat))]
         return np.asarray(picked.reshape(len(picked), self.consumer.groups, -1).transpose(1, 0, 2))
+
+    def _flat(self, batch: int, array: Array) -> Array:
+        """Sampled rows of a product's operand or output, or columns where the weight comes first."""
+        turned = self.consumer.slot == 0 and array.ndim > 1
+        along = np.swapaxes(array, -1, -2) if turned else array
+        flat = along.reshape(-1, along.shape[-1])
+        return np.asarray(flat[self.places(batch, len(flat))][None])
 
 
 def windows(consumer: Consumer, data: Array, choose: Callable[[int], Index]) -> Array:
