@@ -132,9 +132,9 @@ def find_consumers(analysis: Analysis, columns: bool = False) -> list[Consumer]:
 
 
 def _is_consumer(node: gs.Node, use: ConstantUse) -> bool:
-    if node.domain not in (None, "", "ai.onnx") or not isinstance(node.inputs[1 - use.slot], gs.Variable):
+    if node.op not in ("Conv", "Gemm", "MatMul") or node.domain not in (None, "", "ai.onnx"):
         return False
-    if np.dtype(use.constant.dtype).kind not in "fV":
+    if not isinstance(node.inputs[1 - use.slot], gs.Variable) or np.dtype(use.constant.dtype).kind not in "fV":
         return False
     if node.op == "Conv":
         return use.slot == 1
@@ -144,7 +144,7 @@ def _is_consumer(node: gs.Node, use: ConstantUse) -> bool:
         node.attrs.get(name, normal) == normal
         for name, normal in (("alpha", 1.0), ("beta", 1.0), ("transA", 0))
     )
-    return node.op in ("MatMul", "Gemm") and len(use.axes) == 2 and plain
+    return len(use.axes) == 2 and plain
 
 
 def consumers_of(atom: Axis, consumers: list[Consumer]) -> list[Consumer]:
