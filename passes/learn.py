@@ -8,8 +8,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import Analysis, analyse
@@ -19,7 +17,6 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, prove
 from pruneopt.passes.learning.masks import find_method
-from pruneopt.passes.learning.masks.choice import choose
 from pruneopt.passes.learning.masks.folding import fold, foldable, put
 from pruneopt.passes.learning.masks.gates import gateable
 from pruneopt.passes.learning.masks.method import Setting
@@ -28,6 +25,8 @@ from pruneopt.passes.learning.masks.search import search
 from pruneopt.passes.learning.net import require_torch
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.kinds import KINDS, kinds_of
+from pruneopt.passes.planning.ranked import ranked
+from pruneopt.passes.planning.uniform import within
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink, shrunk_sizes
 from pruneopt.passes.statistics.stream import split_batches
@@ -104,14 +103,14 @@ class Learn:
                 f"learn: no group of the kinds {'+'.join(self._axes())} can have gates; see 'pruneopt inspect'"
             )
         fixed = limits(analysis, self.budgets)
-        even = {g: g.name for g in groups}  # every group a kind of its own: the same share of each
-        flat = {g.atom: np.zeros(g.size) for g in groups}
-        targets = choose(groups, even, flat, fixed, self.align, self.floor)
+        targets = within(groups, fixed, self.align, self.floor)
         found, said = self._found(analysis, groups, kinds, targets, context)
         if find_method(self.method).reads_any_ratio:
-            targets = choose(groups, kinds, found.scores, fixed, self.align, self.floor)
+            targets = ranked(groups, kinds, found.scores, fixed, self.align, self.floor)
         masks = {
-            g.atom: best(found.scores[g.atom], targets[g.atom]) for g in groups if targets[g.atom] < g.size
+            g.atom: best(found.scores[g.atom], targets[g.atom])
+            for g in groups
+            if targets.get(g.atom, g.size) < g.size
         }
         if found.entered:
             said |= {"path": {"entries": sum(g.size for g in groups), "in": list(found.entered)}}

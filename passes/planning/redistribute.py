@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pruneopt.analysis.axes import Axis
-from pruneopt.analysis.groups import Group, alignment
-from pruneopt.passes.planning.tally import Limit, Tally, unmet
+from pruneopt.analysis.groups import Group
+from pruneopt.passes.planning.line import Line, furthest
+from pruneopt.passes.planning.tally import Limit
 
 SHARES = {"heads": 0.64, "score": 0.6, "inner": 0.75}  # times e; all else is 1 throughout
 MIDDLE = (0.25, 0.75)  # blocks 4 to 9 of 12
-USED = 0.99  # of the tightest budget; below, alignment is given up to use more of it
-ROUNDS = 30  # of halving the interval
 
 
 def shares(groups: Sequence[Group], kinds: Mapping[Group, str]) -> dict[Group, float]:
@@ -35,35 +34,15 @@ def shares(groups: Sequence[Group], kinds: Mapping[Group, str]) -> dict[Group, f
 def redistributed(
     groups: Sequence[Group], kinds: Mapping[Group, str], limits: Sequence[Limit], align: int, floor: float
 ) -> dict[Axis, int]:
-    """Sizes in the proportions of `shares`, the largest that all limits allow.
+    """Sizes in the proportions of `shares`, the largest that all limits allow; the furthest below grow with the rest.
 
     Raises:
         PruneoptError: not even the floors of all groups are within the limits.
     """
     wanted = shares(groups, kinds)
-    tallies = [Tally(limit) for limit in limits]
-
-    def sizes(scale: float, step: int) -> dict[Axis, int]:
-        return {g.atom: _size(g, max(floor, min(1.0, scale * wanted[g])), step) for g in groups}
-
-    def fits(kept: dict[Axis, int]) -> bool:
-        totals = [t.set(kept) <= t.limit.most for t in tallies]  # every tally has to follow
-        return all(totals)
-
-    while True:
-        low, high = 0.0, 1 / min(wanted.values(), default=1.0)
-        if not fits(sizes(low, align)):
-            raise unmet(tallies)
-        for _ in range(ROUNDS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if fits(sizes(middle, align)) else (low, middle)
-        kept = sizes(low, align)
-        fits(kept)
-        if align == 1 or max(t.total / t.limit.most for t in tallies) >= USED:
-            return kept
-        align //= 2
-
-
-def _size(group: Group, share: float, align: int) -> int:
-    step = alignment(group, align)
-    return min(group.size, max(step, group.least, round(share * group.size / step) * step))
+    most = 1 / min(wanted.values(), default=1.0)
+    line = Line(
+        lambda number: {g: min(1.0, number * most * wanted[g]) * g.size for g in groups},
+        lambda group, kept: kept / (wanted[group] * group.size),
+    )
+    return furthest(groups, line, limits, align, floor)

@@ -20,13 +20,13 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.learn import Learn
 from pruneopt.passes.learning.masks import hard_concrete, l1, lora, spp
-from pruneopt.passes.learning.masks.choice import choose
 from pruneopt.passes.learning.masks.folding import fold
 from pruneopt.passes.learning.masks.gates import Gated, gate_of, gateable
 from pruneopt.passes.learning.masks.method import Setting
 from pruneopt.passes.learning.masks.search import search
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.kinds import kinds_of
+from pruneopt.passes.planning.ranked import ranked
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
 from tests import models
@@ -339,7 +339,7 @@ def test_one_threshold_serves_all_groups_of_a_kind() -> None:
         g.atom: np.full(g.size, float(i)) for i, g in enumerate(groups)
     }
     fixed = limits(analysis, {"macs": 0.8})
-    kept = choose(groups, kinds, scores, fixed, 8, 0.1)
+    kept = ranked(groups, kinds, scores, fixed, 8, 0.1)
     assert kept[groups[1].atom] == groups[1].size  # all of the better layer, what is left of the other
     assert kept[groups[0].atom] < groups[0].size
 
