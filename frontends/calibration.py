@@ -4,21 +4,23 @@ import importlib
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from pruneopt.errors import PruneoptError
+from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.frontends.dimensions import Array, Feeds, Sizes, is_dynamic, key_of
 from pruneopt.frontends.synthetic import _dtype
 from pruneopt.model import Model
 
 
-def load_calibration(spec: str, model: Model) -> list[Feeds]:
+def load_calibration(spec: str, model: Model, labels: Sequence[str] = ()) -> list[Feeds]:
     """The batches that `spec` names, checked against the model's inputs.
+
+    Each also holds the arrays called `labels`, which the model does not take: one entry of axis 0 for each row.
 
     `FILE.npz` holds one array for each input, by name. Arrays of the input's rank are one batch, or as many
     as fit where the model fixes axis 0; arrays with one more axis are a stack of batches along axis 0.
@@ -27,19 +29,21 @@ def load_calibration(spec: str, model: Model) -> list[Feeds]:
 
     Raises `PruneoptError` that says which input is wrong, what is expected and what was found.
     """
-    feeds = [_checked(batch, model, origin) for origin, batch in _read(spec, model)]
+    if taken := sorted(set(labels) & {t.name for t in model.inputs}):
+        raise UsageError(f"'{taken[0]}' is an input of the model, no label")
+    feeds = [_checked(batch, model, labels, origin) for origin, batch in _read(spec, model, labels)]
     if not feeds:
         raise PruneoptError(f"calibration data {spec!r} is empty; give at least one batch")
     return feeds
 
 
-def _read(spec: str, model: Model) -> Iterator[tuple[str, Feeds]]:
+def _read(spec: str, model: Model, labels: Sequence[str]) -> Iterator[tuple[str, Feeds]]:
     """(where it is from, batch) of all that `spec` names."""
     path = Path(spec)
     if path.is_dir() or path.suffix == ".npz":
         for file in sorted(path.glob("*.npz")) if path.is_dir() else [path]:
             arrays = _npz(file)
-            _check_names(arrays, model, str(file))
+            _check_names(arrays, model, labels, str(file))
             yield from ((str(file), batch) for batch in _batches(arrays, model, str(file)))
         return
     module, _, function = spec.partition(":")
@@ -51,7 +55,7 @@ def _read(spec: str, model: Model) -> Iterator[tuple[str, Feeds]]:
                 f"{spec} yields {type(batch).__name__}, but a dict of input name to array is needed"
             )
         arrays = {name: np.asarray(array) for name, array in batch.items()}
-        _check_names(arrays, model, spec)
+        _check_names(arrays, model, labels, spec)
         yield spec, arrays
 
 
@@ -75,16 +79,21 @@ def _call(module: str, function: str) -> Iterator[Any]:
         sys.path.remove(os.getcwd())
 
 
-def _check_names(arrays: Feeds, model: Model, origin: str) -> None:
+def _check_names(arrays: Feeds, model: Model, labels: Sequence[str], origin: str) -> None:
     names = [tensor.name for tensor in model.inputs]
     for name in arrays:
-        if name not in names:
+        if name not in names and name not in labels:
             raise PruneoptError(
-                f"{origin}: the model has no input {name!r}; its inputs are {', '.join(names)}"
+                f"{origin}: the model has no input {name!r}; its inputs are {', '.join(names)}, "
+                "and arrays of labels are to be named (--labels)"
             )
-    for name in names:
+    for name in (*names, *labels):
         if name not in arrays:
-            raise PruneoptError(f"{origin}: there is no array for input {name!r}")
+            kind = "label" if name in labels else "input"
+            raise PruneoptError(f"{origin}: there is no array for {kind} {name!r}")
+    for name in labels:
+        if arrays[name].ndim == 0:
+            raise PruneoptError(f"{origin}: label {name!r} is a scalar, but needs an entry for each row")
 
 
 def _batches(arrays: Feeds, model: Model, origin: str) -> Iterator[Feeds]:
@@ -100,9 +109,14 @@ def _batches(arrays: Feeds, model: Model, origin: str) -> Iterator[Feeds]:
         t.name: len(arrays[t.name]) / t.shape[0] for t in model.inputs if _fixes_batch(t, arrays[t.name])
     }
     count = next(iter(counts.values()), 1)
-    if count <= 1 or len(counts) < len(arrays) or set(counts.values()) != {int(count)}:
+    if count <= 1 or len(counts) < len(model.inputs) or set(counts.values()) != {int(count)}:
         yield arrays
         return
+    for name, array in arrays.items():
+        if len(array) % int(count):
+            raise PruneoptError(
+                f"{origin}: {name!r} of {len(array)} rows cannot be cut into {int(count)} batches"
+            )
     pieces = {name: np.split(array, int(count)) for name, array in arrays.items()}
     yield from ({name: piece[i] for name, piece in pieces.items()} for i in range(int(count)))
 
@@ -111,9 +125,16 @@ def _fixes_batch(tensor: gs.Variable, array: Array) -> bool:
     return bool(tensor.shape) and array.ndim > 0 and not is_dynamic(tensor.shape[0])
 
 
-def _checked(feeds: Feeds, model: Model, origin: str) -> Feeds:
+def _checked(feeds: Feeds, model: Model, labels: Sequence[str], origin: str) -> Feeds:
     """The feeds as the model takes them; raises where type, rank or size of one is not the input's."""
     sizes: Sizes = {}
+    rows = {len(feeds[t.name]) for t in model.inputs if feeds[t.name].ndim}
+    for name in labels:
+        if len(rows) == 1 and len(feeds[name]) not in rows:
+            raise PruneoptError(
+                f"{origin}: label {name!r} should have {min(rows)} rows as the inputs have, "
+                f"but is {_list(feeds[name].shape)}"
+            )
     for tensor in model.inputs:
         array = feeds[tensor.name]
         dtype, shape = _dtype(tensor), tensor.shape
@@ -125,7 +146,8 @@ def _checked(feeds: Feeds, model: Model, origin: str) -> Feeds:
                 f"{origin}: input {tensor.name!r} should be {dtype} {_list(wanted)}, "
                 f"but is {array.dtype} {_list(array.shape)}"
             )
-    return {tensor.name: feeds[tensor.name].astype(_dtype(tensor), copy=False) for tensor in model.inputs}
+    given = {tensor.name: feeds[tensor.name].astype(_dtype(tensor), copy=False) for tensor in model.inputs}
+    return given | {name: feeds[name] for name in labels}
 
 
 def _fits_type(found: np.dtype[Any], wanted: np.dtype[Any]) -> bool:

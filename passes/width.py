@@ -64,8 +64,8 @@ class Width:
             (`passes.planning.kinds`); all by default.
         against: criterion whose uniform plan is carried out, too, where a measured plan that nobody asked for does
             harm; the better one on held-out data is taken (`passes.rivals`). `none` does not look.
-        loss: what criteria of gradients differentiate: `module:function`, called with (outputs by name, batch), or
-            `argmax`; by default the distance to the model's own outputs (`passes.learning.losses`).
+        loss: what criteria of gradients differentiate: `module:function`, called with (outputs by name, batch),
+            `labels` or `argmax`; by default the distance to the model's own outputs (`passes.learning.losses`).
     """
 
     ratio: float | None = None

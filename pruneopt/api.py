@@ -89,6 +89,7 @@ def prune(
     target: str | None = None,
     passes: str | Sequence[Pass] | None = None,
     calib: Batches | None = None,
+    labels: Sequence[str] = (),
     keep: Sequence[str] = (),
     threads: int = 1,
     seed: int = 0,
@@ -112,6 +113,7 @@ def prune(
             these kernels, and is spent on zeros.
         passes: passes to run instead, as objects or as text such as `width{ratio=0.5}`.
         calib: batches of real inputs, or where to find them (`file.npz`, a folder, `module:function`).
+        labels: names of arrays that these files hold beside the inputs, for losses; a batch may hold any.
         keep: glob patterns of tensors or nodes that must not change.
         threads: threads of the runtime.
         seed: seed of everything random.
@@ -138,7 +140,7 @@ def prune(
     if zeros and not budgets and tolerance is None and given is None:
         given = ()
     chosen = (*_passes(budgets, axes, tolerance, given), *zeros)
-    context = make_context(model, calib, keep, threads, seed, progress)
+    context = make_context(model, calib, keep, threads, seed, progress, labels)
     free = passes is None and not budgets  # then all that is free goes
     outcome = Pipeline((Simplify(idle=free), *chosen, Verify())).run(model, context)
     report = _report(model, outcome.model, context, outcome.entry["passes"], timed)
@@ -219,6 +221,7 @@ def make_context(
     threads: int = 1,
     seed: int = 0,
     progress: Callable[[str], None] = lambda text: None,
+    labels: Sequence[str] = (),
 ) -> Context:
     """What passes need to run on `model`: the ONNX Runtime backend, and inputs of two sizes that work."""
     from pruneopt.analysis.bodies import main_tensors
@@ -232,7 +235,7 @@ def make_context(
     from pruneopt.passes.statistics.stream import portions
 
     progress("load")
-    batches = load_calibration(calib, model) if isinstance(calib, str) else list(calib or ())
+    batches = load_calibration(calib, model, labels) if isinstance(calib, str) else list(calib or ())
     backend, made, runnable = OnnxRuntime(), main_tensors(model.graph), _runnable(model)
     derived = derived_tensors(model.graph) & made
     points = made & {*comparison_points(model.graph), *(t.name for t in model.outputs)}

@@ -108,6 +108,7 @@ MODEL = click.argument("model", metavar="MODEL")
     "--recipe", metavar="NAME|FILE.yaml", help="A published method instead; `pruneopt recipes` lists them."
 )
 @CALIB
+@click.option("--labels", multiple=True, metavar="NAME", help="Array of labels in --calib; repeatable.")
 @KEEP
 @THREADS
 @SEED
@@ -133,6 +134,7 @@ def prune(
     passes: str | None,
     recipe: str | None,
     calib: str | None,
+    labels: Sequence[str],
     keep: Sequence[str],
     threads: int,
     seed: int,
@@ -174,6 +176,7 @@ def prune(
             target=target,
             passes=passes,
             calib=calib,
+            labels=labels,
             keep=keep,
             threads=threads,
             seed=seed,

@@ -317,6 +317,30 @@ def test_wrong_arrays_are_named(two: Model, save: Save, arrays: Any, message: st
         load_calibration(save(**arrays), two)
 
 
+def test_labels_come_along_when_they_are_named(two: Model, save: Save) -> None:
+    file = save(x=ones(6, 4), ids=ones(6, 9, dtype=np.int64), y=np.arange(6))
+    (batch,) = load_calibration(file, two, ["y"])
+    assert batch["y"].tolist() == [0, 1, 2, 3, 4, 5]
+    fixed = inputs(("x", FLOAT, [2, 4]))
+    cut = load_calibration(save(x=ones(6, 4), y=np.arange(6)), fixed, ["y"])
+    assert [each["y"].tolist() for each in cut] == [[0, 1], [2, 3], [4, 5]]
+
+
+@pytest.mark.parametrize(
+    ("y", "names", "message"),
+    [
+        (ones(6), [], r"no input 'y'.*--labels"),
+        (ones(6), ["y", "z"], "no array for label 'z'"),
+        (ones(5), ["y"], r"label 'y' should have 6 rows as the inputs have, but is \[5\]"),
+        (np.float32(1), ["y"], "label 'y' is a scalar"),
+        (ones(6), ["x"], "'x' is an input of the model, no label"),
+    ],
+)
+def test_wrong_labels_are_named(save: Save, y: Any, names: list[str], message: str) -> None:
+    with pytest.raises(PruneoptError, match=message):
+        load_calibration(save(x=ones(6, 4), y=y), inputs(("x", FLOAT, ["n", 4])), names)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

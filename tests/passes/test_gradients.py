@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ import pruneopt as po
 from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import analyse
 from pruneopt.api import make_context
+from pruneopt.cli import main
 from pruneopt.errors import UsageError
 from pruneopt.model import Model, constants, values
 from pruneopt.passes.criteria import CRITERIA, find_criterion
 from pruneopt.passes.learning.gradients import gradients
+from pruneopt.passes.learning.losses import loss_of
 from pruneopt.passes.statistics.evidence import Evidence
 
 torch = pytest.importorskip("torch")
@@ -133,6 +136,31 @@ def test_labels_come_in_the_batch() -> None:
         found = po.prune(model, passes=f"width{{{options}}}", calib=calib, timed=False).model
         (kept,) = [c for c in constants(found.graph) if c.name == "A"]
         assert values(kept).tolist() == [[A[0, i] for i in sorted({1, wanted})]]
+
+
+def test_labels_are_a_loss_of_their_own() -> None:
+    outputs = {"y": torch.tensor([[2.0, 0.0], [0.0, 1.0]])}
+    batch = {"x": np.zeros((2, 1), np.float32), "kind": np.array([0, 0])}
+    found = float(loss_of("labels", net(), 0)(outputs, batch))
+    assert found == pytest.approx((np.log(1 + np.exp(-2)) + np.log(1 + np.e)) / 2)
+    for wrong, said in (
+        ({"x": batch["x"]}, "there is none"),
+        (batch | {"other": batch["kind"]}, "kind, other"),
+        (batch | {"kind": np.array([0, 2])}, "do not fit"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            loss_of("labels", net(), 0)(outputs, wrong)
+
+
+def test_labels_come_in_from_the_command_line(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((8, 1)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x, kind=(x[:, 0] > 0).astype(np.int64))
+    net().save(tmp_path / "net.onnx")
+    places = [str(tmp_path / name) for name in ("net.onnx", "out.onnx", "data.npz")]
+    passes = "width{ratio=0.67, align=1, criterion=taylor, loss=labels}"
+    run = [places[0], "-o", places[1], "--calib", places[2], "--passes", passes, "-q"]
+    assert main([*run, "--labels", "kind"]) == 0
+    assert main(run) == 1  # an array that nobody named
 
 
 def test_needs_calibration_data() -> None:
