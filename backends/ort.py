@@ -291,11 +291,13 @@ def _loaded(
         options.add_external_initializers(list(model.arrays), held)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", model.root)
     options.log_severity_level = 4
-    options.intra_op_num_threads = threads
+    large = model.in_files > LARGE_MODEL
+    # Plain runs check models, they do not time them: no core need wait while a large one is read.
+    options.intra_op_num_threads = threads if optimize or not large else 0
     options.inter_op_num_threads = 1
     # Idle threads of one session must not take time from another that is being measured.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not optimize or model.in_files > LARGE_MODEL:  # packed weights are a second copy
+    if not optimize or large:  # packed weights are a second copy
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -40,8 +40,12 @@ def release(arrays: Iterable[Array]) -> None:
     """Let the system take back the pages of arrays that look into files; they are read again when needed."""
     if not hasattr(mmap, "MADV_DONTNEED"):
         return
-    for mapping in {id(m): m for m in map(_mapping, arrays) if m is not None}.values():
-        mapping.madvise(mmap.MADV_DONTNEED)
+    for array in arrays:
+        mapping = _mapping(array)
+        if mapping is not None and array.size:
+            start = array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+            first = start // mmap.PAGESIZE * mmap.PAGESIZE  # stored arrays have no gaps
+            mapping.madvise(mmap.MADV_DONTNEED, first, start + array.nbytes - first)
 
 
 def _mapping(array: Any) -> mmap.mmap | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.bodies import nodes_of
 from pruneopt.analysis.cost import stored_cost
 from pruneopt.analysis.infer import Analysis, ConstantUse
-from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
+from pruneopt.analysis.masks import Mask, Masks, mask_of, size_of, touched
 from pruneopt.analysis.observe import Observation
 from pruneopt.analysis.witness import axes_of
 from pruneopt.frontends.mapped import release, spill
@@ -35,10 +36,10 @@ def shrink(analysis: Analysis, masks: Masks) -> Model:
     model = analysis.model.copy()
     nodes = twins(analysis.model, model)
     names = Names(model.graph)
-    cut = _Cutter(masks, names, spills=stored_cost(model)[1] > LARGE_MODEL)
-    for use in analysis.uses:
-        if any(touched(axis, masks) for axis in use.axes):
-            nodes[id(use.node)].inputs[use.slot] = cut.constant(use)
+    uses = [use for use in analysis.uses if any(touched(axis, masks) for axis in use.axes)]
+    cut = _Cutter(uses, masks, names, large=stored_cost(model)[1] > LARGE_MODEL)
+    for use in uses:
+        nodes[id(use.node)].inputs[use.slot] = cut.constant(use)
     writer = WitnessWriter(model, analysis.seen, masks, names)
     for witness in analysis.witnesses:
         if any(touched(axis, masks) for axis in axes_of(witness)):
@@ -76,27 +77,38 @@ def tidy(model: Model) -> Model:
 
 
 class _Cutter:
-    """Sliced constants: one per constant and cut, shared by all uses that agree, cloned where they differ."""
+    """Sliced constants: one per constant and cut, shared by all uses that agree, cloned where they differ.
 
-    def __init__(self, masks: Masks, names: Names, spills: bool) -> None:
+    Those of `large` models are cut by all cores and put on disk.
+    """
+
+    def __init__(self, uses: Iterable[ConstantUse], masks: Masks, names: Names, large: bool) -> None:
         self.masks = masks
-        self.spills = spills
-        self.names = names
+        distinct = {self._key(use): use for use in uses}
+        with ThreadPoolExecutor(None if large else 1) as pool:
+            arrays = list(pool.map(self._to_disk if large else self._small, distinct.values()))
         self._made: dict[tuple[object, ...], gs.Constant] = {}
         self._origin: dict[str, list[gs.Constant]] = {}
+        for (key, use), array in zip(distinct.items(), arrays, strict=True):
+            made = self._made[key] = gs.Constant(names.new(f"{use.constant.name}_kept"), array)
+            self._origin.setdefault(use.constant.name, []).append(made)
 
     def constant(self, use: ConstantUse) -> gs.Constant:
-        keeps = [mask_of(axis, self.masks) for axis in use.axes]
-        key = (id(use.constant), *(keep.tobytes() for keep in keeps))
-        if key not in self._made:
-            name = use.constant.name
-            small = compress(values(use.constant), keeps)
-            if self.spills:
-                release([values(use.constant)])
-            made = gs.Constant(self.names.new(f"{name}_kept"), spill(small) if self.spills else small)
-            self._made[key] = made
-            self._origin.setdefault(name, []).append(made)
-        return self._made[key]
+        return self._made[self._key(use)]
+
+    def _key(self, use: ConstantUse) -> tuple[object, ...]:
+        return (id(use.constant), *(keep.tobytes() for keep in self._keeps(use)))
+
+    def _keeps(self, use: ConstantUse) -> list[Mask]:
+        return [mask_of(axis, self.masks) for axis in use.axes]
+
+    def _small(self, use: ConstantUse) -> Array:
+        return compress(values(use.constant), self._keeps(use))
+
+    def _to_disk(self, use: ConstantUse) -> Array:
+        small = spill(self._small(use))
+        release([values(use.constant)])
+        return small
 
     def restore_names(self, graph: gs.Graph) -> None:
         """The first cut of a constant that nobody uses whole any more takes its name."""
