@@ -1,13 +1,14 @@
 """How much of what pruning loses `recover` wins back: `python -m benchmarks.recover --cache FOLDER`.
 
-Fashion-MNIST networks (see `benchmarks.accuracy.fashion`) at a share of their MACs, one criterion after the other with
-the same uniform plan and repair, and the default plan; then each of them learns from the dense network on the same
-unlabelled training images. Prints a table in Markdown; scores are top-1 on the 10,000 test images.
+Networks of `benchmarks.accuracy` at a share of their MACs, one criterion after the other with the same uniform plan and
+repair, or the default plan; then each of them learns from the dense network, without labels. Prints a table in
+Markdown: the task's score, and the distance to the dense outputs, both on data that nobody has learned from.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,61 +18,77 @@ from typing import Any
 import numpy as np
 
 import pruneopt as po
-from benchmarks.accuracy import fashion_cnn, fashion_vit
+from benchmarks.accuracy import fashion_cnn, fashion_vit, minilm, smollm2
 from benchmarks.accuracy.fashion import SEED, images
-from benchmarks.accuracy.task import Task
+from benchmarks.accuracy.task import Feeds, Task, distance
 from pruneopt.api import make_context
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Pipeline
-from pruneopt.passes.recover import Recover
-from pruneopt.passes.repair import Repair
-from pruneopt.passes.simplify import Simplify
-from pruneopt.passes.width import Width
+from pruneopt.passes.base import Context, Outcome, Pipeline
+from pruneopt.passes.spec import parse_passes
 
-TASKS = {"fashion_cnn": fashion_cnn.task, "fashion_vit": fashion_vit.task}
-CHOICES = ("l2", "taylor", "fisher", "default")
+CHOICES = ("l2", "taylor", "default")
+SEEN = 1024  # rows to prune with; all that there are to recover with
+
+
+def _images(count: int) -> list[Feeds]:
+    """Training images, without their labels."""
+    pick = np.random.default_rng(SEED).permutation(60_000)[:count]
+    seen = images("train")[0][pick]
+    return [{"image": seen[i : i + 32]} for i in range(0, count, 32)]
+
+
+TASKS = {
+    "fashion_cnn": (fashion_cnn.task, _images),
+    "fashion_vit": (fashion_vit.task, _images),
+    "minilm": (minilm.task, minilm.unlabelled),
+    "smollm2": (smollm2.task, smollm2.unlabelled),
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """A model as it is judged: the task's first score, and the mean distance to the dense outputs."""
+
+    score: float
+    distance: float
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network, pruned one way: top-1 in percent, seconds, and epochs of the recovery."""
+    """One network, pruned one way; seconds of pruning and of recovery, and epochs of the latter."""
 
     net: str
     choice: str
-    dense: float
-    pruned: float
-    recovered: float
+    dense: Look
+    pruned: Look
+    recovered: Look
     prune_seconds: float
     seconds: float
     epochs: int
-
-    @property
-    def won_back(self) -> float:
-        """Share of the loss that is won back, in percent."""
-        return 100 * (self.recovered - self.pruned) / (self.dense - self.pruned)
+    rows: int
 
     def __str__(self) -> str:
+        score = (self.recovered.score - self.pruned.score) / (self.dense.score - self.pruned.score)
+        nearer = 1 - self.recovered.distance / self.pruned.distance
         return (
-            f"| {self.net} | {self.choice} | {self.dense:.2f} | {self.pruned:.2f} | {self.recovered:.2f} "
-            f"| {self.won_back:.0f} % | {self.prune_seconds:.0f} | {self.seconds:.0f} | {self.epochs} |"
+            f"| {self.net} | {self.choice} | {self.dense.score:.4g} | {self.pruned.score:.4g} "
+            f"| {self.recovered.score:.4g} | {100 * score:.0f} % | {self.pruned.distance:.4f} "
+            f"| {self.recovered.distance:.4f} | {100 * nearer:.0f} % | {self.prune_seconds:.0f} "
+            f"| {self.seconds:.0f} | {self.rows} | {self.epochs} |"
         )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run all and print the table row by row."""
     options = _options(arguments)
-    print(
-        "| network | criterion | dense | pruned | recovered | won back | pruning, s | recovery, s | epochs |"
-    )
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    heads = "network | criterion | dense | pruned | recovered | won back | distance | after | won back"
+    print(f"| {heads} | pruning, s | recovery, s | rows | epochs |")
+    print("|---|---|" + "---:|" * 11, flush=True)
     for net in options.nets:
-        task = TASKS[net](options.cache)
-        model = po.load(task.model)
-        context = make_context(model, _inputs(options.images))
-        dense = _score(task, model, context)
+        make, unlabelled = TASKS[net]
+        task, data = make(options.cache), unlabelled(options.rows)
         for choice in options.choices:
-            row = measure(task, choice, context, dense, options)
-            print(row, flush=True)
+            print(measure(task, choice, data, options), flush=True)
 
 
 def _options(arguments: Sequence[str] | None) -> Any:
@@ -80,40 +97,48 @@ def _options(arguments: Sequence[str] | None) -> Any:
     parser.add_argument("--nets", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--choices", nargs="+", default=list(CHOICES), help="criteria, or default")
     parser.add_argument("--macs", type=float, default=0.5)
-    parser.add_argument("--minutes", type=float, default=2.0)
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--images", type=int, default=4096, help="unlabelled training images")
+    parser.add_argument("--recover", default="minutes=10", help="options of the pass")
+    parser.add_argument("--rows", type=int, default=20_000, help="of unlabelled data to learn from, at most")
+    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args(arguments)
 
 
-def _inputs(count: int) -> list[dict[str, Any]]:
-    pick = np.random.default_rng(SEED).permutation(60_000)[:count]
-    seen = images("train")[0][pick]
-    return [{"image": seen[i : i + 32]} for i in range(0, count, 32)]
-
-
-def measure(task: Task, choice: str, context: Context, dense: float, options: Any) -> Row:
-    """Prune, score, recover, score. `context` is of the task's model, which it keeps as the original."""
-    original = context.original
-    if original is None:
-        raise ValueError("the context has no original model")
-    macs = options.macs
-    width = Width(macs=macs) if choice == "default" else Width(macs=macs, criterion=choice, plan="uniform")
+def measure(task: Task, choice: str, data: list[Feeds], options: Any) -> Row:
+    """Prune, look, recover, look."""
+    original = po.load(task.model)
+    few = data[: max(1, SEEN * len(data) // max(1, _rows(data)))]
+    context = make_context(original, few, threads=options.threads)
+    width = f"macs={options.macs}" + ("" if choice == "default" else f", criterion={choice}, plan=uniform")
     begin = time.perf_counter()
-    pruned = Pipeline((Simplify(), width, Repair())).run(original, context).model
+    pruned = _run(f"simplify, width{{{width}}}, repair", original, context).model
     middle = time.perf_counter()
-    recover = Recover(minutes=options.minutes, epochs=options.epochs)
-    outcome = Pipeline((recover,)).run(pruned, context)
+    context.calibration, context.original = data, original
+    context.progress = lambda text: print(f"[{time.perf_counter() - middle:.0f} s] {text}", file=sys.stderr)
+    outcome = _run(f"recover{{{options.recover}}}", pruned, context)
     end = time.perf_counter()
-    before, after = (_score(task, each, context) for each in (pruned, outcome.model))
-    trained = outcome.entry["passes"][0]["epochs"]
-    return Row(task.name, choice, dense, before, after, middle - begin, end - middle, trained)
+    looks = [_look(task, each, context) for each in (original, pruned, outcome.model)]
+    epochs = outcome.entry["passes"][0]["epochs"]
+    return Row(
+        task.name, choice, looks[0], looks[1], looks[2], middle - begin, end - middle, epochs, _rows(data)
+    )
 
 
-def _score(task: Task, model: Model, context: Context) -> float:
+def _run(passes: str, model: Model, context: Context) -> Outcome:
+    return Pipeline(parse_passes(passes)).run(model, context)
+
+
+def _rows(data: list[Feeds]) -> int:
+    return sum(len(next(iter(feeds.values()))) for feeds in data)
+
+
+def _look(task: Task, model: Model, context: Context) -> Look:
     session = context.session(model)
     name = model.outputs[0].name
-    return 100 * float(task.score(lambda batch: session.run(batch)[name])["top1"])
+    original = context.session(po.load(task.model))
+    held = next(iter(task.held.values()))
+    pairs = [[each.run(batch)[name] for batch in held] for each in (original, session)]
+    score = next(iter(task.score(lambda batch: session.run(batch)[name]).values()))
+    return Look(float(score), distance(pairs[0], pairs[1], task.kind))
 
 
 if __name__ == "__main__":

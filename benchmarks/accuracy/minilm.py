@@ -43,6 +43,22 @@ def task(cache: Path) -> Task:
     )
 
 
+def unlabelled(count: int) -> list[Feeds]:
+    """At most so many texts to learn from: sentences of Lee's background corpus that are not held, and words."""
+    from gensim.test.utils import datapath
+
+    sentences = _sentences(Path(datapath("lee_background.cor")).read_text("latin-1"))
+    order = np.random.default_rng(SEED).permutation(len(sentences))
+    fresh = [sentences[i] for i in order]
+    used = {w for a, b, _ in _pairs(Path(datapath("wordsim353.tsv")).read_text()) for w in (a, b)}
+    other = _pairs(Path(datapath("simlex999.txt")).read_text())
+    words = sorted({w for a, b, _ in other for w in (a, b)} - used)
+    texts = [*fresh[:300], *fresh[600:], *words]
+    pick = [texts[i] for i in np.random.default_rng(SEED).permutation(len(texts))[:count]]
+    groups = batches(pick)
+    return [groups[i] for i in np.random.default_rng(SEED).permutation(len(groups))]
+
+
 def _network() -> tuple[Any, list[Any]]:
     from safetensors.torch import load_file
 

@@ -38,6 +38,13 @@ def task(cache: Path) -> Task:
     )
 
 
+def unlabelled(count: int) -> list[Feeds]:
+    """At most so many rows of the news to learn from, two at a time; those that are held are not among them."""
+    known = np.array(tokens(), np.int64)[HELD * TOKENS :]
+    rows = known[: len(known) // TOKENS * TOKENS].reshape(-1, TOKENS)[:count]
+    return [{"input_ids": rows[i : i + 2]} for i in range(0, len(rows), 2)]
+
+
 def _network() -> tuple[Any, list[Any]]:
     from benchmarks.accuracy.llama import build
 
