@@ -8,10 +8,12 @@ from dataclasses import asdict
 
 import click
 
+from pruneopt.commands.options import JSON
+
 
 @click.command()
 @click.argument("name", metavar="[NAME|FILE.yaml]", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@JSON
 def recipes(name: str | None, as_json: bool) -> None:
     """Published methods by name, for --recipe; with NAME, all that is known of one."""
     from pruneopt.passes.recipes import find_recipe

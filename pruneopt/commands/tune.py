@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pruneopt import api
+from pruneopt.commands.console import Progress, console, limit_threads
+from pruneopt.commands.options import JSON, MODEL, THREADS
 from pruneopt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,12 +18,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", metavar="MODEL")
+@MODEL
 @click.option("-o", "--output", "out", required=True, metavar="OUT.onnx", help="Where the model goes.")
 @click.option("--target", default="host", show_default=True, help="host, or such as 'llvm -mcpu=znver3'.")
-@click.option(
-    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of the runtime."
-)
+@THREADS
 @click.option(
     "--trials", type=click.IntRange(1), default=8, show_default=True, help="Schedules for each shape."
 )
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--gate/--no-gate", default=True, help="Keep dense what is faster dense in the whole model.")
 @click.option("--tracker", metavar="HOST:PORT", help="TVM's RPC tracker, for a board to measure on.")
 @click.option("--key", help="The key of the board at the tracker.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
+@JSON
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @click.option("-v", "--verbose", is_flag=True, help="Progress as lines.")
 def tune(
@@ -58,17 +59,14 @@ def tune(
     Writes OUT.onnx and OUT.kernels.so; `pruneopt.runtime.session` opens both. What was measured is kept in the
     cache folder: an interrupted run goes on where it was, and equal layers are never tuned twice.
     """
-    from pruneopt import api
-    from pruneopt.cli import _console, _limit_threads, _Progress
-
-    _limit_threads(threads)
+    limit_threads(threads)
     given = dict(map(_size, sizes))
     from pruneopt.frontends.calibration import load_calibration
     from pruneopt.tune import tune as run
 
-    console = _console(quiet)
+    screen = console(quiet)
     loaded = api.load(model)
-    with _Progress(console, verbose) as progress:
+    with Progress(screen, verbose) as progress:
         report = run(
             loaded,
             out,
@@ -83,7 +81,7 @@ def tune(
             key,
             tell=progress,
         )
-    print_kernels(report, console)
+    print_kernels(report, screen)
     if as_json:
         click.echo(json.dumps(report, indent=2))
 
@@ -104,7 +102,7 @@ def tuned(model: Model, out: str, target: str, threads: int, calib: str | None, 
     return run(model, out, target, threads, calib=feeds, tell=tell)
 
 
-def print_kernels(report: dict[str, Any], console: Any) -> None:
+def print_kernels(report: dict[str, Any], screen: Any) -> None:
     """One line for each kernel."""
     for row in report["kernels"]:
         layers = row["layers"]
@@ -113,8 +111,8 @@ def print_kernels(report: dict[str, Any], console: Any) -> None:
             f"{row['us']:.0f} us, whole model {row['model_gain']:.2f}x" if row["kept"] else "faster dense"
         )
         shape = "x".join(map(str, row["shape"]))
-        console.print(f"{layers[0]}{more} ({shape}, {row['density']:.0%} kept): {verdict}", highlight=False)
+        screen.print(f"{layers[0]}{more} ({shape}, {row['density']:.0%} kept): {verdict}", highlight=False)
     before, after = report["bytes_before"], report["bytes_after"]
-    console.print(
+    screen.print(
         f"{before / 1e6:.1f} MB -> {after / 1e6:.1f} MB, library {report['library']}", highlight=False
     )
