@@ -14,9 +14,10 @@ from pruneopt.passes.base import Context, Outcome
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import compress
 from pruneopt.passes.rewriting.weights import set_bias, set_weight
-from pruneopt.passes.sequence import Refit, Settings, refit_all
+from pruneopt.passes.sequence import Settings, refit_all
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
+from pruneopt.passes.statistics.leastsquares import Refit
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
 ORDER = ("self", "stream", "bias")  # in which ways are tried

@@ -7,7 +7,7 @@ output with all features is the target of its refit without them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
 from typing import Any
@@ -23,11 +23,13 @@ from pruneopt.passes.aim import Aim
 from pruneopt.passes.base import Context
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
+from pruneopt.passes.statistics.activations import Activation, activation_of
 from pruneopt.passes.statistics.consumers import Consumer, find_consumers
-from pruneopt.passes.statistics.leastsquares import refit, ridge
+from pruneopt.passes.statistics.leastsquares import Refit, refit, ridge
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.rows import Sampler
 from pruneopt.passes.statistics.stream import Stream
+from pruneopt.passes.statistics.through import Sample, Through
 
 Array = npt.NDArray[Any]
 FACTORS = (0.1, 1.0, 4.0)  # of the ridge, of which held-out rows choose
@@ -46,19 +48,20 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Refit:
-    """New values of a consumer at full size: weight [groups, outputs, features] and bias [outputs]."""
-
-    weight: Array
-    bias: Array
-
-
-@dataclass(frozen=True)
 class Junction:
-    """Where a layer writes: `total` is the layer's biased output, plus `skip` where there is one."""
+    """Where a layer writes: `total` is the layer's biased output, plus `skip` where there is one.
+
+    `activation` is what reads the total, where nothing else does.
+    """
 
     total: str
     skip: str | None
+    activation: Activation | None = None
+
+    @property
+    def seen(self) -> list[str]:
+        """The total, and what the activation makes of it."""
+        return [self.total, *([self.activation.name] if self.activation else [])]
 
 
 def refit_all(
@@ -88,22 +91,38 @@ class _Sequence:
         self.dense: Stream | None = None
         self.aims: set[str] = set()  # tensors that have a target
         if settings.way == "stream" or (settings.way == "self" and blind):
-            later = [junction.total for junction in self.junctions.values()]
+            later = [name for junction in self.junctions.values() for name in junction.seen]
             self.aims = aim.targets(later)
             self.dense = Stream(aim.model, context, batches, [name for name in later if name in self.aims])
 
     def run(self) -> Iterator[tuple[Consumer, Refit]]:
-        for consumer in list(self.waiting.values()):
-            lossy = touched(consumer.input_axis, self.claim.masks)
-            junction = self._junction(consumer)
-            if junction is not None or (lossy and not self._is_blind(consumer)):
-                found = self._fit(consumer, junction)
-                self._install(consumer, found)
-                yield consumer, found
-            del self.waiting[consumer.name]
-            total = self.junctions[consumer.name].total
-            if self.dense is not None and total in self.aims:
-                self.dense.later[total] -= 1
+        for name in list(self.waiting):
+            if name in self.waiting:
+                yield from self._visit(self.waiting[name])
+
+    def _visit(self, consumer: Consumer) -> Iterator[tuple[Consumer, Refit]]:
+        """Refit a consumer, after those beside it that have fewer features to make up for anything with."""
+        for other in self._beside(consumer):
+            if other.features < consumer.features and other.name in self.waiting:
+                yield from self._visit(other)
+        lossy = touched(consumer.input_axis, self.claim.masks)
+        junction = self._junction(consumer)
+        if junction is not None or (lossy and not self._is_blind(consumer)):
+            found = self._fit(consumer, junction)
+            self._install(consumer, found)
+            yield consumer, found
+        del self.waiting[consumer.name]
+        if self.dense is not None:
+            self.dense.later.subtract(self.aims.intersection(self.junctions[consumer.name].seen))
+
+    def _beside(self, consumer: Consumer) -> list[Consumer]:
+        """What makes the other side of the sum that a consumer writes to, still to be refitted and not behind it."""
+        skip = self.junctions[consumer.name].skip
+        if self.dense is None or skip is None:
+            return []
+        ahead = {id(n) for n in self.pruned.needed([skip])}
+        found = [c for c in self.waiting.values() if id(self.nodes[c.name]) in ahead]
+        return [] if consumer in found else found
 
     def _install(self, consumer: Consumer, found: Refit) -> None:
         """The masked model goes on with the new weight."""
@@ -116,7 +135,8 @@ class _Sequence:
 
     def _fit(self, consumer: Consumer, junction: Junction | None) -> Refit:
         keep = np.repeat(mask_of(consumer.input_axis, self.claim.masks), consumer.window)
-        fit, held = self._moments(consumer, junction)
+        samples: list[Sample] = []
+        fit, held = self._moments(consumer, junction, samples)
         bias = bias_of(self.nodes[consumer.name])
         if bias is None:
             bias = np.zeros(prod(consumer.outputs))
@@ -124,33 +144,45 @@ class _Sequence:
         if junction is None:
             return own[0]
         other = (self._towards_stream(consumer, fit, keep, factor) for factor in FACTORS)
-        return min(chain(own, other), key=lambda found: _error(found, held))
+        best = min(chain(own, other), key=lambda found: _error(found, held))
+        if junction.activation is None or not samples:
+            return best
+        activation = junction.activation.load(self.claim.analysis.model, self.context)
+        matters = mask_of(consumer.output_axis, self.claim.masks)
+        through = Through(samples, activation, fit, matters)
+        return through.improved(best, self._ridge(consumer, fit.covariance, 1.0), keep)
 
     def _is_blind(self, consumer: Consumer) -> bool:
         """Whether removed features have no values of their own, because a statistic ran without them."""
         return any(atom.coupled and atom in self.claim.masks for atom in atoms(consumer.input_axis))
 
-    def _moments(self, consumer: Consumer, junction: Junction | None) -> tuple[Moments, Moments]:
-        """Moments of the consumer's input, and of its target where it has one: to fit on, and held out."""
+    def _moments(
+        self, consumer: Consumer, junction: Junction | None, samples: list[Sample]
+    ) -> tuple[Moments, Moments]:
+        """Moments of the consumer's input, and of its target where it has one: to fit on, and held out.
+
+        Where an activation follows, the rows themselves go to `samples`.
+        """
         most = max(self.settings.samples, 8 * consumer.features)
         sampler = Sampler(consumer, most, self.pruned.valid, self.context.seed)
         fit, held = Moments(), Moments()
         skip = [junction.skip] if junction is not None and junction.skip is not None else []
         data = self.pruned.reach(consumer.data, *skip)
-        for i, (found, total) in enumerate(zip(data, self._totals(junction), strict=True)):
-            wanted = None if total is None else sampler.targets(i, total)
-            if wanted is not None and skip:
-                wanted = wanted - sampler.targets(i, found[1])
-            side = held if i % 5 == 4 or self.count == 1 else fit
-            side.add(sampler.rows(i, found[0]), wanted)
+        for i, (found, totals) in enumerate(zip(data, self._totals(junction), strict=True)):
+            rows, out = sampler.rows(i, found[0]), i % 5 == 4 or self.count == 1
+            goals = [sampler.targets(i, total) for total in totals]
+            added = sampler.targets(i, found[1]) if skip else None
+            wanted = (goals[0] if added is None else goals[0] - added) if goals else None
+            samples += [Sample(rows, added, seen, out) for seen in goals[1:]]
+            (held if out else fit).add(rows, wanted)
         return (fit if fit.count else held), (held if held.count else fit)
 
-    def _totals(self, junction: Junction | None) -> Iterator[Array | None]:
-        """What the original makes at a junction, batch by batch."""
+    def _totals(self, junction: Junction | None) -> Iterator[list[Array]]:
+        """What the original makes at a junction, and behind its activation, batch by batch."""
         if junction is None or self.dense is None:
-            yield from [None] * self.count
+            yield from [[]] * self.count
         else:
-            yield from (total for (total,) in self.dense.reach(junction.total))
+            yield from self.dense.reach(*junction.seen)
 
     def _towards_self(
         self, consumer: Consumer, fit: Moments, held: Moments, keep: Array, bias: Array
@@ -185,6 +217,8 @@ class _Sequence:
         found = self.junctions[consumer.name]
         if found.total not in self.aims:
             return None
+        if not self.aims.issuperset(found.seen):
+            found = replace(found, activation=None)
         if found.skip is None:
             # Nothing but a layer's own output can correct a chain; what enters a sub-layer is better left to itself.
             return found if consumer.node.op == "Conv" or blind or self._is_last(consumer) else None
@@ -205,17 +239,18 @@ class _Sequence:
 def junction_of(consumer: Consumer, claim: Masked) -> Junction:
     """Where a consumer's output goes, after its bias: `Add` of a tensor of the same shape, or nothing else."""
     out = consumer.node.outputs[0]
+    graph = claim.analysis.model.graph
     add = _only_add(out)
     if add is not None and any(isinstance(t, gs.Constant) for t in add.inputs):
         out = add.outputs[0]
         add = _only_add(out)
     if add is None:
-        return Junction(out.name, None)
+        return Junction(out.name, None, activation_of(out, graph))
     other = next((t for t in add.inputs if t is not out), None)
     shapes = claim.analysis.seen.shapes
     if not isinstance(other, gs.Variable) or shapes.get(other.name) != shapes.get(out.name):
         return Junction(out.name, None)
-    return Junction(add.outputs[0].name, other.name)
+    return Junction(add.outputs[0].name, other.name, activation_of(add.outputs[0], graph))
 
 
 def _only_add(tensor: gs.Tensor) -> gs.Node | None:

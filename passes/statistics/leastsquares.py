@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,20 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 FLOOR = 1e-4  # share of the mean variance that a feature without variance is given
+
+
+@dataclass(frozen=True)
+class Refit:
+    """New values of a layer at full size: weight [groups, outputs, features] and bias [groups * outputs]."""
+
+    weight: Array
+    bias: Array
+
+    def outputs(self, rows: Array) -> Array:
+        """Of rows [groups, count, features], in float32; shape [groups, count, outputs]."""
+        made: Array = rows @ self.weight.astype(np.float32).swapaxes(1, 2)
+        made += self.bias.astype(np.float32).reshape(len(made), 1, -1)
+        return made
 
 
 def ridge(covariance: Array, strength: float, own: bool) -> Array:
