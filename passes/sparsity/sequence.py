@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 
 import numpy as np
@@ -15,15 +14,12 @@ from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model, values
 from pruneopt.passes.base import Context
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
-from pruneopt.passes.sequence import Junction
-from pruneopt.passes.sparsity.aims import HELD, Aims, Targets, pooled
-from pruneopt.passes.sparsity.gram import Gram
+from pruneopt.passes.sparsity.aims import Aims
+from pruneopt.passes.sparsity.features import Rows, aimed, in_pieces, joined, measure, pieces
 from pruneopt.passes.sparsity.methods import Method
 from pruneopt.passes.sparsity.methods.ria import importance
 from pruneopt.passes.sparsity.patterns import Array, Pattern
 from pruneopt.passes.statistics.consumers import Consumer
-from pruneopt.passes.statistics.moments import Moments
-from pruneopt.passes.statistics.rows import Sampler
 from pruneopt.passes.statistics.stream import Stream, split_batches
 
 LOOK = 4096  # rows per layer that importance is judged by
@@ -79,11 +75,12 @@ def in_order(
         for consumer in together:
             node = nodes[consumer.name]
             junction = aims.junction(consumer, stream)
-            if junction is not None:
-                rows = aimed(consumer, stream, junction, aims, settings.samples, context.seed)
-            elif rows is None:
-                rows = measure(consumer, stream, settings.samples, context.seed)
-            made = change(consumer, rows, constant_bias(consumer, node), shares[consumer], settings)
+            if junction is not None and pieces(consumer, settings.pattern) == 1:
+                known = aimed(consumer, stream, junction, aims, settings.samples, context.seed)
+            else:
+                rows = rows or measure(consumer, stream, settings.pattern, settings.samples, context.seed)
+                known = rows
+            made = change(consumer, known, constant_bias(consumer, node), shares[consumer], settings)
             kind = values(node.inputs[consumer.slot]).dtype
             set_weight(stream.model, node, made.weight.astype(kind), consumer.slot)
             if made.bias is not None:
@@ -98,11 +95,11 @@ def look(model: Model, layers: Sequence[Consumer], context: Context) -> Iterator
     stream = Stream(model.copy(), context, batches) if batches else None
     for _, siblings in groupby(layers, key=same_rows):
         together = list(siblings)
-        rows = measure(together[0], stream, LOOK, context.seed) if stream else None
+        rows = measure(together[0], stream, Pattern(), LOOK, context.seed) if stream else None
         for consumer in together:
             weight = consumer.as_matrix(values(consumer.use.constant)).astype(np.float32)
-            known = rows.whole if rows else [None] * len(weight)
-            yield consumer, np.concatenate([importance(w, g) for w, g in zip(weight, known, strict=True)])
+            known = rows.squares.reshape(len(weight), -1) if rows else [None] * len(weight)
+            yield consumer, np.concatenate([importance(w, s) for w, s in zip(weight, known, strict=True)])
 
 
 def same_rows(consumer: Consumer) -> tuple[object, ...]:
@@ -117,61 +114,6 @@ def constant_bias(consumer: Consumer, node: gs.Node) -> Array | None:
     return bias_of(node) if consumer.slot else None
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What is known of the features of layers that read the same; worked out once for all of them.
-
-    Attributes:
-        mean: of each feature, shape [groups, features].
-        covariance: shape [groups, features, features].
-        targets: of one layer, where it has some.
-    """
-
-    mean: Array
-    covariance: Array
-    targets: Targets | None = None
-
-    @cached_property
-    def centred(self) -> list[Gram]:
-        """Second moments around the mean, per group of channels: what counts where a bias takes over means."""
-        return self._grams(self.covariance)
-
-    @cached_property
-    def whole(self) -> list[Gram]:
-        """Second moments, per group of channels."""
-        return self._grams(self.covariance + self.mean[:, :, None] * self.mean[:, None])
-
-    def _grams(self, matrices: Array) -> list[Gram]:
-        squares = np.diagonal(self.covariance, axis1=1, axis2=2) + np.square(self.mean)
-        return [Gram(m, np.maximum(s, 0)) for m, s in zip(matrices, squares, strict=True)]
-
-
-def measure(consumer: Consumer, stream: Stream, samples: int, seed: int) -> Rows:
-    """The consumer's features over all batches."""
-    sampler = Sampler(consumer, max(samples, 8 * consumer.features), stream.valid, seed)
-    moments = Moments()
-    for i, (data,) in enumerate(stream.reach(consumer.data)):
-        moments.add(sampler.rows(i, data))
-    return Rows(moments.mean, moments.covariance)
-
-
-def aimed(
-    consumer: Consumer, stream: Stream, junction: Junction, aims: Aims, samples: int, seed: int
-) -> Rows:
-    """The consumer's features and targets over all batches."""
-    sampler = Sampler(consumer, max(samples, 8 * consumer.features), stream.valid, seed)
-    fit, held = Moments(), Moments()
-    skip = [] if junction.skip is None else [junction.skip]
-    both = zip(stream.reach(consumer.data, *skip), aims.totals(junction), strict=True)
-    for i, ((data, *skips), total) in enumerate(both):
-        wanted = sampler.targets(i, total)
-        for each in skips:
-            wanted = wanted - sampler.targets(i, each)
-        (held if i % HELD == HELD - 1 else fit).add(sampler.rows(i, data), wanted)
-    known = pooled(fit, held)
-    return Rows(known.mean, known.covariance, Targets(fit, held))
-
-
 def change(
     consumer: Consumer, rows: Rows | None, bias: Array | None, share: float, settings: Settings
 ) -> Change:
@@ -182,22 +124,28 @@ def change(
         found = np.stack([method.prune(w, None, pattern, share) for w in weight]) + 0.0  # no -0.0
         return Change(consumer.stored(found), None, _sparsity(found, pattern), None)
     moving = bias is not None and method.refits
-    known = rows.centred if moving else rows.whole
-    wanted = np.einsum("gof,gf->go", weight, rows.mean) + (
-        0 if bias is None else bias.reshape(weight.shape[:2])
-    )
+    known, groups = rows.centred if moving else rows.whole, len(weight)
+    weight = in_pieces(weight, len(known))
+    wanted = _means(weight, rows, groups) + (0 if bias is None else bias.reshape(groups, -1))
     if rows.targets is not None:
         weight = rows.targets.start(weight.astype(np.float64), moving).astype(np.float32)
         wanted = rows.targets.mean
     found = np.stack([method.prune(w, g, pattern, share) for w, g in zip(weight, known, strict=True)]) + 0.0
     wrong = sum(g.error(each) for g, each in zip(known, weight - found, strict=True))
     spread = sum(g.error(w) for w, g in zip(weight, rows.centred, strict=True))
+    whole = joined(found, groups)
     return Change(
-        consumer.stored(found),
-        (wanted - np.einsum("gof,gf->go", found, rows.mean)).reshape(-1) if moving else None,
-        _sparsity(found, pattern),
+        consumer.stored(whole),
+        (wanted - _means(found, rows, groups)).reshape(-1) if moving else None,
+        _sparsity(whole, pattern),
         wrong / (spread or 1.0),
     )
+
+
+def _means(weight: Array, rows: Rows, groups: int) -> Array:
+    """What the means of the features come to, shape [groups, outputs]."""
+    each = np.einsum("gof,gf->go", weight, rows.mean)
+    return np.asarray(each.reshape(groups, -1, each.shape[1]).sum(1))
 
 
 def _sparsity(found: Array, pattern: Pattern) -> float:

@@ -16,10 +16,17 @@ from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model, values
 from pruneopt.passes.base import Context
 from pruneopt.passes.rewriting.weights import set_bias, set_weight
+from pruneopt.passes.sparsity.features import in_pieces, measure
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.layers import shape
 from pruneopt.passes.sparsity.patterns import Array, Pattern
-from pruneopt.passes.sparsity.sequence import Change, Settings, change, constant_bias, measure, same_rows
+from pruneopt.passes.sparsity.sequence import (
+    Change,
+    Settings,
+    change,
+    constant_bias,
+    same_rows,
+)
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
 from pruneopt.passes.statistics.stream import Stream
@@ -64,7 +71,7 @@ def study(
     sites = []
     for _, siblings in groupby(layers, key=same_rows):
         together = list(siblings)
-        rows = measure(together[0], stream, SAMPLES, context.seed)
+        rows = measure(together[0], stream, settings.pattern, SAMPLES, context.seed)
         biases = [constant_bias(c, nodes[c.name]) for c in together]
         sites.append(
             Site(
@@ -85,7 +92,7 @@ def blind_harm(consumer: Consumer, pattern: Pattern) -> Array:
 
 def _curve(consumer: Consumer, pattern: Pattern, known: Sequence[Gram]) -> Array:
     """Summed costs of the cheapest units, each by itself with all others refitted; shape of LEVELS."""
-    weight = consumer.as_matrix(values(consumer.use.constant))
+    weight = in_pieces(consumer.as_matrix(values(consumer.use.constant)), len(known))
     return _summed([pattern.units(np.square(w) / g.freedom) for w, g in zip(weight, known, strict=True)])
 
 

@@ -17,9 +17,11 @@ from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.base import Pipeline
 from pruneopt.passes.sparsify import Sparsify
+from pruneopt.passes.sparsity import features
+from pruneopt.passes.sparsity.features import measure
 from pruneopt.passes.sparsity.layers import find_layers
 from pruneopt.passes.sparsity.patterns import parse_pattern
-from pruneopt.passes.sparsity.sequence import look, measure
+from pruneopt.passes.sparsity.sequence import look
 from pruneopt.passes.statistics.stream import Stream
 from tests import models
 from tests.sparsity.test_sparsify import entry, weights
@@ -155,7 +157,7 @@ def test_importance_sees_the_layer_s_own_features(kind: str) -> None:
     model, data = flat(kind, 24, 30, 7)
     context = make_context(model, data)
     (consumer,) = find_layers(analyse(model, context.observation(model)), "*", ()).chosen
-    rows = measure(consumer, Stream(model.copy(), context, data), 1 << 20, 0)
+    rows = measure(consumer, Stream(model.copy(), context, data), parse_pattern("unstructured"), 1 << 20, 0)
     x = np.concatenate(
         [d["x"].swapaxes(-1, -2).reshape(-1, 30) if kind == "columns" else d["x"] for d in data]
     )
@@ -194,3 +196,35 @@ def test_a_model_of_quantised_weights_alone_is_an_error() -> None:
     b.node("MatMul", "x", b.node("DequantizeLinear", rounded, b.value(0.01, np.float32)), outputs=["y"])
     with pytest.raises(PruneoptError, match="then quantise"):
         po.prune(models.loaded(b.model({"x": ["n", 128]}, {"y": ["n", 128]})), sparsity=0.5, timed=False)
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "16x1", "2:4", "1x16"])
+@pytest.mark.parametrize("method", ["wanda", "admm"])
+def test_a_wide_layer_is_taken_in_pieces(pattern: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less memory, about the same zeros: features of different pieces do not make up for each other."""
+    model, data = flat("gemm_t", 32, 96, 3)
+    share = None if ":" in pattern else 0.5
+    cut = Sparsify(share, pattern, method)
+    whole = Pipeline((cut,)).run(model, make_context(model, data))
+    monkeypatch.setattr(features, "WIDEST", 40)  # three pieces of 32
+    made = Pipeline((cut,)).run(model, make_context(model, data))
+    before, after, best = (matrix_of("gemm_t", m) for m in (model, made.model, whole.model))
+    units = parse_pattern(pattern)
+    assert units.holds(after)
+    assert abs(units.zero_units(after) - 0.5) <= units.span / 32 + 1e-9
+    assert not np.array_equal(after, best) or pattern == "2:4"
+    z = np.concatenate([d["x"] for d in data]).astype(np.float64)
+    z -= z.mean(0)
+    lost, least, all_ = (np.square(z @ (before - w).T).sum() for w in (after, best, 0 * before))
+    assert lost < 0.5 * all_
+    assert least < 1.05 * lost
+    (consumer,) = find_layers(analyse(model, make_context(model).observation(model)), "*", ()).chosen
+    assert features.pieces(consumer, units) == 3
+
+
+def test_pieces_are_whole_units() -> None:
+    stack = np.arange(24.0).reshape(1, 2, 12)
+    cut = features.in_pieces(stack, 3)
+    assert cut.shape == (3, 2, 4)
+    assert cut[1].tolist() == [[4, 5, 6, 7], [16, 17, 18, 19]]
+    assert np.array_equal(features.joined(cut, 1), stack)

@@ -15,16 +15,21 @@ def ria(weight: Array, gram: Gram | None, pattern: Pattern, sparsity: float) -> 
 
     Without data the norms are left out.
     """
-    found: Array = weight * pattern.keep(np.square(importance(weight, gram)), sparsity)
+    found: Array = weight * pattern.keep(
+        np.square(importance(weight, None if gram is None else gram.squares)), sparsity
+    )
     return found
 
 
-def importance(weight: Array, gram: Gram | None) -> Array:
-    """S_ij = (|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) norm_j^a, shape [outputs, features]."""
+def importance(weight: Array, squares: Array | None) -> Array:
+    """S_ij = (|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) norm_j^a, shape [outputs, features].
+
+    `squares` are those of the norms, E[z_j^2], shape [features].
+    """
     size = np.abs(weight)
     tiny = np.finfo(np.float32).tiny
     share = size / np.maximum(size.sum(0, keepdims=True), tiny) + size / np.maximum(
         size.sum(1, keepdims=True), tiny
     )
-    found: Array = share if gram is None else share * gram.squares ** (POWER / 2)
+    found: Array = share if squares is None else share * squares ** (POWER / 2)
     return found
