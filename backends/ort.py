@@ -17,6 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
+from pruneopt.backends.room import make_room
 from pruneopt.backends.timings import Timings
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.runtime import Handover, for_runtime
@@ -34,6 +35,8 @@ Feeds = Mapping[str, Array]
 CHUNK = 256 << 20
 # Bytes of weights in files from which on memory is spared: no packed copies.
 LARGE_MODEL = 1 << 30
+# The same, of all weights, where time is not measured.
+LARGE = 1 << 28
 # Whether the system says the time of one thread to the microsecond.
 FINE = time.get_clock_info("thread_time").resolution < 1e-6
 # Types that ONNX Runtime's Python interface neither takes nor gives as NumPy arrays.
@@ -56,7 +59,8 @@ class Session:
     of `shapes` the size of that tensor is returned as well, as an int64 array named `shape_key(name)`.
     `optimize=False` runs the graph as it is written, which also loads faster. With `profile`, the start of a
     file's path, the times of all kernels are written down. `library` is a file with kernels of the model's own.
-    Raises `PruneoptError` where ONNX Runtime cannot load the model.
+    `lean` makes no second copies of large weights, which costs a little time. Raises `PruneoptError` where ONNX
+    Runtime cannot load the model.
     """
 
     def __init__(
@@ -68,10 +72,12 @@ class Session:
         shapes: Sequence[str] = (),
         profile: str = "",
         library: Path | None = None,
+        lean: bool = False,
     ) -> None:
         self._model = for_runtime(model)  # the session reads weights where they are
+        make_room(self._model.arrays.values())
         _return(self._model.proto.graph, outputs, shapes)
-        self._session = _loaded(self._model, threads, optimize, profile, library)
+        self._session = _loaded(self._model, threads, optimize, profile, library, lean)
         # One thread's own time leaves out what other programs take from it.
         self.clock = time.thread_time if threads == 1 and FINE else time.perf_counter
         self.outputs: list[str] = [each.name for each in self._session.get_outputs()]
@@ -186,7 +192,7 @@ class OnnxRuntime:
         self, model: Model, outputs: Sequence[str] | None = None, threads: int = 1, optimize: bool = True
     ) -> Session:
         """Load a model."""
-        return Session(model, outputs, threads, optimize)
+        return Session(model, outputs, threads, optimize, lean=True)
 
     def observer(self, model: Model, wanted: Collection[str] = ()) -> Observer:
         """Load a model so that its insides can be seen."""
@@ -279,7 +285,7 @@ def _return(graph: onnx.GraphProto, outputs: Sequence[str] | None, shapes: Seque
 
 
 def _loaded(
-    model: Handover, threads: int, optimize: bool, profile: str = "", library: Path | None = None
+    model: Handover, threads: int, optimize: bool, profile: str, library: Path | None, lean: bool
 ) -> Any:
     options = ort.SessionOptions()
     if library is not None:
@@ -297,7 +303,8 @@ def _loaded(
     options.inter_op_num_threads = 1
     # Idle threads of one session must not take time from another that is being measured.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if not optimize or large:  # packed weights are a second copy
+    held_back = lean and model.in_files + sum(array.nbytes for array in model.arrays.values()) > LARGE
+    if not optimize or large or held_back:  # packed weights are a second copy
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

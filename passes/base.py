@@ -7,10 +7,12 @@ claim before the next pass runs, so that a model that fails is never seen by any
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.bodies import main_tensors
@@ -21,6 +23,8 @@ from pruneopt.passes.proof import prove as prove
 
 Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
+MOST_KEPT = 1 << 26  # bytes of outputs of one run that are kept
+_Sight = tuple[weakref.ref[Model], Observation]
 
 
 class Session(Protocol):
@@ -131,8 +135,8 @@ class Context:
     forwards: float = 0.0
     _made_of: dict[tuple[int, int], tuple[Model, dict[str, Array]]] = field(default_factory=dict)
     _made: dict[Hashable, Any] = field(default_factory=dict)
-    _seen: dict[int, tuple[Model, Observation]] = field(default_factory=dict)
-    _looks: dict[int, tuple[Model, Observation]] = field(default_factory=dict)
+    _seen: dict[int, _Sight] = field(default_factory=dict)
+    _looks: dict[int, _Sight] = field(default_factory=dict)
 
     def session(self, model: Model, outputs: Sequence[str] | None = None, optimize: bool = True) -> Session:
         """Load a model; half precision runs as float32."""
@@ -147,7 +151,7 @@ class Context:
 
     def observation(self, model: Model) -> Observation:
         """Sizes and values of `model`'s tensors; measured once per model."""
-        known = self._seen.get(id(model))
+        known = _find(self._seen, model)
         if known is None:
             wide, feeds = (
                 (widen(model), list(map(widen_feeds, self.feeds)))
@@ -155,14 +159,20 @@ class Context:
                 else (model, self.feeds)
             )
             watched = derived_tensors(model.graph) & main_tensors(model.graph)
-            known = (model, observe(model, self.backend.observer(wide, watched), feeds, watched))
-            observe_bodies(wide, known[1], self.backend.observer, feeds)
-            self._seen[id(model)] = known
-        return known[1]
+            known = observe(model, self.backend.observer(wide, watched), feeds, watched)
+            observe_bodies(wide, known, self.backend.observer, feeds)
+            self.seen(model, known)
+        return known
 
     def remember(self, model: Model, feeds: Feeds, values: dict[str, Array]) -> None:
-        """Keep what `model` made of `feeds`: what has been run once is not run again."""
-        self._made_of[id(model), id(feeds)] = (model, values)
+        """Keep what `model` made of `feeds`, until another model has run: what has been run once is not run again.
+
+        Unless it is so large that running it again is better.
+        """
+        kept = (id(model), id(self.original))
+        self._made_of = {key: made for key, made in self._made_of.items() if key[0] in kept}
+        if sum(v.nbytes for v in values.values() if isinstance(v, np.ndarray)) <= MOST_KEPT:
+            self._made_of[id(model), id(feeds)] = (model, values)
 
     def known(self, model: Model, feeds: Feeds, names: Sequence[str]) -> dict[str, Array] | None:
         """Tensors of a model that has run on these feeds already; None where one of them is missing."""
@@ -170,27 +180,35 @@ class Context:
         return {name: found[name] for name in names} if all(name in found for name in names) else None
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What `make` returned when it was first called for `key` during this run."""
+        """What `make` returned when it was first called for `key` during this run.
+
+        Where the key holds the `id` of something, what is returned has to hold that, too: numbers are used again.
+        """
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def seen(self, model: Model, observation: Observation) -> None:
-        """Declare what `model`'s tensors look like."""
-        self._seen[id(model)] = (model, observation)
+        """Declare what `model`'s tensors look like; known as long as the model is there."""
+        self._seen[id(model)] = weakref.ref(model), observation
 
     def looks(self, model: Model, observation: Observation) -> None:
         """Declare the sizes of `model`'s tensors, where their values would have to be measured."""
-        self._looks[id(model)] = (model, observation)
+        self._looks[id(model)] = weakref.ref(model), observation
 
     def sizes(self, model: Model) -> Observation:
         """An observation of `model` that is right about sizes and may lack values."""
-        known = self._seen.get(id(model)) or self._looks.get(id(model))
-        return known[1] if known else self.observation(model)
+        known = _find(self._seen, model) or _find(self._looks, model)
+        return known or self.observation(model)
 
     def same_tensors(self, new: Model, old: Model) -> None:
         """Declare that the tensors of `new` look like those of `old` of the same name."""
-        self._seen[id(new)] = (new, self.observation(old))
+        self.seen(new, self.observation(old))
+
+
+def _find(known: Mapping[int, _Sight], model: Model) -> Observation | None:
+    owner, found = known.get(id(model), (None, None))
+    return found if owner is not None and owner() is model else None
 
 
 def _rows(batch: Feeds) -> int:

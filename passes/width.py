@@ -176,7 +176,7 @@ class Width:
             return model, {}
         turning = Pipeline((Unmerge(), Rotate()))
         aim = context.aim
-        outcome = context.once((id(model), "basis"), lambda: turning.run(model, context))
+        outcome, _ = context.once((id(model), "basis"), lambda: (turning.run(model, context), model))
         context.aim = aim
         return outcome.model, {"basis": outcome.entry["passes"]}
 

@@ -18,7 +18,7 @@ from pruneopt.passes.rotation.streams import Residual, Scale
 from pruneopt.passes.statistics.consumers import Consumer
 
 Array = npt.NDArray[Any]
-
+ROWS = 1 << 22  # entries of a constant that are changed at once
 
 Change = Callable[[Array], Array]
 
@@ -44,14 +44,13 @@ class Editor:
         node, old = self.twin[id(use.node)], self.constant(use)
         key = (id(old), dim, label)
         if key not in self._made:
-            array = values(old)
-            changed = change(np.moveaxis(array.astype(np.float64), dim, -1))
-            whole = np.ascontiguousarray(np.moveaxis(changed, -1, dim)).astype(array.dtype)
             name = self.names.new(f"{old.name}_turned")
-            self._made[key] = gs.Constant(name, whole)
+            self._made[key] = gs.Constant(name, _changed(values(old), dim, change))
             self._old.append(old)
             self._origin[name] = self._origin.get(old.name, old.name)
         node.inputs[use.slot] = self._made[key]
+        if old.name in self._origin and not old.outputs:  # a step on the way, that nobody waits for
+            old.values = np.empty(0, np.float32)
 
     def restore_names(self) -> None:
         """What a constant became takes its name, where nothing uses the constant itself any more."""
@@ -64,6 +63,19 @@ class Editor:
             if origin is not None and origin not in taken:
                 tensor.name = origin
                 taken.add(origin)
+
+
+def _changed(array: Array, dim: int, change: Change) -> Array:
+    """A change along one dimension, some rows at a time."""
+    moved = np.moveaxis(array, dim, -1)
+    if moved.ndim < 2:
+        return change(moved.astype(np.float64)).astype(array.dtype)
+    found = np.empty_like(array)
+    wanted = np.moveaxis(found, dim, -1)
+    rows = max(1, ROWS * len(moved) // max(moved.size, 1))
+    for i in range(0, len(moved), rows):
+        wanted[i : i + rows] = change(moved[i : i + rows].astype(np.float64))
+    return found
 
 
 class Spread:
