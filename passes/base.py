@@ -118,6 +118,7 @@ class Context:
         claim: that of the pass that made the current model, where it made one.
         aim: the model before the first approximation, whose tensors still mean what those of the current one do.
         dropped: inputs and outputs of the original that passes were allowed to take away.
+        smaller: inputs and outputs that are to become smaller, with the tensors inside that take their place.
         forwards: how often a model has been run over the calibration data so far, parts counted as such.
     """
 
@@ -132,6 +133,7 @@ class Context:
     claim: Claim | None = None
     aim: Model | None = None
     dropped: set[str] = field(default_factory=set)
+    smaller: dict[str, str] = field(default_factory=dict)
     forwards: float = 0.0
     _made_of: dict[tuple[int, int], tuple[Model, dict[str, Array]]] = field(default_factory=dict)
     _made: dict[Hashable, Any] = field(default_factory=dict)

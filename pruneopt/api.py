@@ -149,7 +149,17 @@ def prune(
         outcome = Pipeline((Verify(),)).run(model, context)
         report = _report(model, model, context, outcome.entry["passes"], False) | {"kept_input": why}
     report |= {"threads": threads, "seconds": time.perf_counter() - begin, "version": version("pruneopt")}
-    return Result(outcome.model, report | ({"name": model.path.name} if model.path else {}))
+    small = _bare(outcome.model, context)
+    return Result(small, report | ({"name": model.path.name} if model.path else {}))
+
+
+def _bare(model: Model, context: Context) -> Model:
+    """With smaller inputs, where a pass was allowed to change them; all before that is measured on the same inputs."""
+    if not context.smaller:
+        return model
+    from pruneopt.passes.length.extent.bare import bare
+
+    return bare(model, context)
 
 
 def _is_slower(before: Model, after: Model, context: Context, report: Report) -> bool:

@@ -23,8 +23,8 @@ def gather(op: Op) -> None:
     elif index and _is_run(np.asarray(known), data[axis].size[0]):
         _take(op, data[axis], out[axis], int(np.asarray(known).reshape(-1)[0]))
     else:
+        op.equal_all(index, out[axis : axis + len(index)])
         op.freeze([data[axis], *index], "single entries are picked by position")
-        op.freeze(out[axis : axis + len(index)], "single entries are picked by position")
 
 
 def _is_run(indices: np.ndarray, size: int) -> bool:

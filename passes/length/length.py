@@ -1,0 +1,130 @@
+"""Removes length: tokens behind attentions, or places of the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pruneopt.analysis.infer import analyse
+from pruneopt.analysis.tokens import Refusal, Site, Tokens
+from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.model import Model
+from pruneopt.passes.base import Context, Outcome, Unchanged, prove
+from pruneopt.passes.length.amount import Amount
+from pruneopt.passes.length.extent import ROLES, fewer_places, within_budget
+from pruneopt.passes.length.faults import faults, useless
+from pruneopt.passes.length.finding import find_sites, long_enough, sentence
+from pruneopt.passes.length.marking import Marked, mark
+from pruneopt.passes.length.opened import opened
+from pruneopt.passes.length.rewriting import entry_of, rewrite
+from pruneopt.passes.length.schedule import stages_of
+from pruneopt.passes.length.shadow import Shadow
+
+MERGING = ("tome", "topk", "static")
+METHODS = (*MERGING, *ROLES)
+AMOUNTS = ("keep", "left", "r", "macs")
+
+
+@dataclass(frozen=True)
+class Length:
+    """Remove tokens behind attentions, or make the inputs smaller.
+
+    Attributes:
+        keep: share of the tokens that each stage leaves (of the inputs' places, with these methods); or
+        left: share that is left at the end; or
+        r: number of tokens that each stage removes, where their number is fixed; or
+        macs: share of the multiply-accumulates to keep at most.
+        method: `tome` (merge similar ones), `topk` (keep the most attended, fuse the rest) or `static` (the
+            same places for every input); `resolution`, `frames` or `sequence` make the inputs smaller.
+        stages: attention layers that are stages, from 0, as `3/6/9`; by default all for `tome`, else three.
+        falling: merge more tokens in early stages, fewer and fewer later; with `left` or `macs`.
+        resolution: share of the rows and columns of images to keep.
+        frames: share of the frames of videos, or of the slices of volumes, to keep.
+        sequence: share of a fixed number of tokens or samples to keep, those at the front.
+        inputs: the inputs themselves become smaller (the signature changes), and outputs that have places.
+    """
+
+    keep: float | None = None
+    left: float | None = None
+    r: int | None = None
+    macs: float | None = None
+    method: str = "tome"
+    stages: str = ""
+    falling: bool = False
+    resolution: float | None = None
+    frames: float | None = None
+    sequence: float | None = None
+    inputs: bool = False
+
+    def __post_init__(self) -> None:
+        given = [n for n in (*AMOUNTS, *ROLES) if getattr(self, n) is not None]
+        if len(given) != 1 and not (given and set(given) <= set(ROLES)):
+            raise UsageError(
+                f"length: say how much with one of {', '.join(AMOUNTS)}, or with some of {', '.join(ROLES)}"
+            )
+        for name in given:
+            value = getattr(self, name)
+            if name == "r" and value < 1:
+                raise UsageError(f"length: r={value} is no number of tokens to remove")
+            if name != "r" and not 0 < value <= 1:
+                raise UsageError(f"length: {name}={value:g} is not in (0, 1]; it is the share to keep")
+        if self.method not in METHODS:
+            raise UsageError(f"length: there is no method '{self.method}'; choose from {', '.join(METHODS)}")
+        if self.method in ROLES and given[0] not in ("keep", "macs"):
+            raise UsageError(f"length: {self.method} takes keep or macs, not {given[0]}")
+        if self.inputs and not self._places:
+            raise UsageError(f"length: only {', '.join(ROLES)} change inputs")
+
+    @property
+    def _places(self) -> dict[str, float]:
+        """Share of the inputs' places to keep, by role; a budget is nothing in (0, 1] yet."""
+        found = {role: getattr(self, role) for role in ROLES if getattr(self, role) is not None}
+        return found or ({self.method: self.keep or 0.0} if self.method in ROLES else {})
+
+    def run(self, model: Model, context: Context) -> Outcome:
+        """Smaller inputs; or find, schedule, mark, write and fill the gaps behind attentions.
+
+        Raises:
+            PruneoptError: neither is possible; the message says why.
+        """
+        if self._places:
+            return self._smaller(model, context)
+        context = long_enough(model, context)
+        plain = opened(model, context)
+        if plain is not model:
+            prove(plain, Unchanged(model, context.feeds), context)
+        tokens = Tokens(analyse(plain, context.observation(plain), context.keep))
+        sites, refused = find_sites(tokens, context)
+        marked, dropped = self._mark(tokens, sites, context.keep)
+        refused += dropped
+        if not marked.groups:
+            raise PruneoptError(sentence(refused), refused=[str(r) for r in refused])
+        amount = Amount(self.method, self.keep, self.left, self.r, self.macs, self.falling)
+        short, filled = rewrite(tokens, marked, amount.plans(tokens, marked, context))
+        entry = {"sites": [entry_of(f) for f in filled], "refused": [str(r) for r in refused]}
+        return Outcome(short, entry, Shadow(short, tokens, filled, tokens.analysis.seen.feeds, context))
+
+    def _smaller(self, model: Model, context: Context) -> Outcome:
+        if self.macs is not None:
+            outcome, inside = within_budget(model, self.method, self.macs, context)
+        else:
+            outcome, inside = fewer_places(model, self._places, context)
+        if self.inputs:
+            context.smaller |= inside
+        said: dict[str, Any] = {"signature": sorted(inside)} if self.inputs else {}
+        return Outcome(outcome.model, outcome.entry | said, outcome.claim)
+
+    def _mark(
+        self, tokens: Tokens, sites: Sequence[Sequence[Site]], keep: tuple[str, ...]
+    ) -> tuple[Marked, list[Refusal]]:
+        """Mark the stages, without those that turn out to be impossible."""
+        chosen = [stages_of(group, self.method, self.stages) for group in sites]
+        refused: list[Refusal] = []
+        while True:
+            marked = mark(tokens, chosen, keep)
+            bad = faults(marked) or useless(marked)
+            if not bad:
+                return marked, refused
+            refused += bad.values()
+            chosen = [[s for s in group if s not in bad] for group in chosen]
