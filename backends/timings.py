@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import sqlite3
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnxruntime as ort
 
-FOLDER = "PRUNEOPT_CACHE"  # environment variable that names another folder
+from pruneopt.cache import cache_folder
+
 TABLE = """create table if not exists latency (
     machine text, threads integer, kernel text, ms real, primary key (machine, threads, kernel))"""
 AT_ONCE = 500  # names in one query
@@ -66,18 +65,6 @@ def _open(path: Path) -> sqlite3.Connection | None:
     except (OSError, sqlite3.Error):
         return None
     return store
-
-
-def cache_folder() -> Path:
-    """Where the platform keeps what can be made again: `PRUNEOPT_CACHE`, or the user's cache folder."""
-    home = Path.home()
-    if own := os.environ.get(FOLDER):
-        return Path(own)
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "pruneopt"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "pruneopt"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "pruneopt"
 
 
 def machine() -> str:

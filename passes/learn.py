@@ -16,16 +16,18 @@ from pruneopt.analysis.observe import derived_tensors
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, prove
+from pruneopt.passes.learning.labels import by_class
 from pruneopt.passes.learning.masks import find_method
 from pruneopt.passes.learning.masks.folding import fold, foldable, put
 from pruneopt.passes.learning.masks.gates import gateable
 from pruneopt.passes.learning.masks.method import Setting
-from pruneopt.passes.learning.masks.path import Found, load_path, save_path
+from pruneopt.passes.learning.masks.path import Found, load_path, save_path, usual_place
 from pruneopt.passes.learning.masks.search import search
 from pruneopt.passes.learning.net import require_torch
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.kinds import KINDS, kinds_of
 from pruneopt.passes.planning.ranked import ranked
+from pruneopt.passes.planning.tally import Limit
 from pruneopt.passes.planning.uniform import within
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink, shrunk_sizes
@@ -40,7 +42,7 @@ class Learn:
     """Learn gates on groups, then remove the entries that came out worst.
 
     Attributes:
-        method: how gates are learned (`passes.learning.masks`): `spp`, `l1`, `hard-concrete` or `lora`.
+        method: how gates are learned (`passes.learning.masks`): `spp`, `l1`, `hard-concrete`, `lora` or `x-pruner`.
         macs: share of the multiply-accumulates to keep at most.
         params: share of the parameters to keep at most.
         bytes: share of the weights' bytes to keep at most.
@@ -48,8 +50,10 @@ class Learn:
         steps: of the search.
         lr: learning rate of the gates, by default the method's own.
         batch: rows of calibration data in a step.
-        loss: `module:function`, called with (outputs by name, batch); by default the distance to the dense outputs.
-        path: a .npz file that the search is saved to, or read from where it is there already.
+        loss: `module:function`, called with (outputs by name, batch), `labels` or `argmax`; by default the distance to
+            the dense outputs.
+        path: a .npz file that the search is saved to, or read from where it is there already; by default one in the
+            cache folder, for these settings, weights and data.
         axes: kinds of widths that get gates (`passes.planning.kinds`), joined by `+`; the method's own by default.
         align: weight widths stay multiples of this, as far as groups are large enough.
         floor: share of each group that is kept in any case.
@@ -104,16 +108,18 @@ class Learn:
             )
         fixed = limits(analysis, self.budgets)
         targets = within(groups, fixed, self.align, self.floor)
-        found, said = self._found(analysis, groups, kinds, targets, context)
-        if find_method(self.method).reads_any_ratio:
-            targets = ranked(groups, kinds, found.scores, fixed, self.align, self.floor)
+        found, said = self._found(analysis, groups, kinds, targets, fixed, context)
+        start = find_method(self.method)
+        if start.reads_any_ratio or start.across:
+            ranks = dict.fromkeys(groups, "all") if start.across else kinds
+            targets = ranked(groups, ranks, found.scores, fixed, self.align, self.floor)
         masks = {
             g.atom: best(found.scores[g.atom], targets[g.atom])
             for g in groups
             if targets.get(g.atom, g.size) < g.size
         }
         if found.entered:
-            said |= {"path": {"entries": sum(g.size for g in groups), "in": list(found.entered)}}
+            said |= {"path": _told(groups, found.entered)}
         said |= {"groups": _entries(groups, kinds, masks)}
         return self._rewritten(analysis, masks, found, said, context)
 
@@ -132,24 +138,61 @@ class Learn:
         groups: Sequence[Group],
         kinds: Mapping[Group, str],
         targets: Mapping[Axis, int],
+        fixed: Sequence[Limit],
         context: Context,
     ) -> tuple[Found, dict[str, Any]]:
         """What a search has found, before or now, and what there is to say of it."""
-        known = load_path(Path(self.path), self.method, groups) if self.path else None
+        place = self._place(groups, context)
+        known = load_path(place, self.method, groups) if place else None
         if known is not None:
-            return known, {"searched": False}
+            return known, {"searched": False, "search": str(place)}
         if not context.calibration:
             raise UsageError("learn: gates are learned on calibration data; give some with --calib")
         start = find_method(self.method)
-        of_atoms = {g.atom: kinds[g] for g in groups}
-        setting = Setting(self.steps, self.lr, self.loss is None, of_atoms, targets, context.seed)
-        batches = split_batches(context.calibration, self.batch)
+        batches = (
+            by_class(analysis.model, context.calibration, self.batch)
+            if start.by_class
+            else [(0, feeds) for feeds in split_batches(context.calibration, self.batch)]
+        )
+        setting = Setting(
+            self.steps,
+            self.lr,
+            self.loss is None,
+            {g.atom: kinds[g] for g in groups},
+            targets,
+            fixed,
+            1 + max(label for label, _ in batches),
+            context.seed,
+        )
         method, losses = search(analysis, groups, start, setting, batches, self.loss, context.progress)
         found = Found(method.scores(), getattr(method, "entered", ()), method.adapted())
-        if self.path:
-            save_path(Path(self.path), self.method, groups, found)
         tail = losses[-max(1, len(losses) // 10) :]
-        return found, {"searched": True, "steps": self.steps, "loss": [losses[0], sum(tail) / len(tail)]}
+        said = {"searched": True, "steps": self.steps, "loss": [losses[0], sum(tail) / len(tail)]}
+        return found, said | self._saved(place, groups, found)
+
+    def _place(self, groups: Sequence[Group], context: Context) -> Path | None:
+        """The file of the search; None where there is none to be kept."""
+        if self.path:
+            return Path(self.path)
+        again = find_method(self.method).reads_any_ratio and ":" not in (
+            self.loss or ""
+        )  # the user's code may change
+        if not again or not context.calibration:
+            return None
+        about = (self.method, self.steps, self.lr, self.batch, self.loss, context.seed)
+        return usual_place(about, groups, context.calibration)
+
+    def _saved(self, place: Path | None, groups: Sequence[Group], found: Found) -> dict[str, Any]:
+        """Where the search has been saved; a cache that cannot be written to is none."""
+        if place is None:
+            return {}
+        try:
+            save_path(place, self.method, groups, found)
+        except PruneoptError:
+            if self.path:
+                raise
+            return {}
+        return {"search": str(place)}
 
     def _rewritten(
         self,
@@ -174,6 +217,16 @@ class Learn:
             folded = fold(folded, analysis, masks, dict(found.scores))
         context.looks(folded, shrunk_sizes(analysis, masks))
         return Outcome(folded, said | {"equivalence": vars(proof), "folded": True})
+
+
+def _told(groups: Sequence[Group], entered: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """The path: how many entries were in at each record, of all and of each group."""
+    columns = zip(groups, zip(*entered, strict=True), strict=True)
+    return {
+        "entries": sum(g.size for g in groups),
+        "in": [sum(each) for each in entered],
+        "groups": [{"name": g.name, "size": g.size, "in": list(column)} for g, column in columns],
+    }
 
 
 def _entries(

@@ -33,7 +33,7 @@ def by_class(model: Model, batches: Sequence[Feeds], most: int) -> list[tuple[in
 
     Raises UsageError where there are no classes, or batches differ in more than their rows.
     """
-    names = [t.name for t in model.inputs]
+    names = list(batches[0])
     of_rows = np.concatenate([classes(model, feeds) for feeds in batches])
     try:
         whole = {name: np.concatenate([feeds[name] for feeds in batches]) for name in names}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pruneopt.backends.ort import OnnxRuntime
-from pruneopt.backends.timings import Timings, cache_folder, machine
+from pruneopt.backends.timings import Timings, machine
+from pruneopt.cache import cache_folder
 from pruneopt.passes.planning.sites import Numbering
 from tests import models
 

@@ -19,7 +19,8 @@ from pruneopt.api import make_context
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.learn import Learn
-from pruneopt.passes.learning.masks import hard_concrete, l1, lora, spp
+from pruneopt.passes.learning.labels import by_class
+from pruneopt.passes.learning.masks import hard_concrete, l1, lora, spp, xpruner
 from pruneopt.passes.learning.masks.folding import fold
 from pruneopt.passes.learning.masks.gates import Gated, gate_of, gateable
 from pruneopt.passes.learning.masks.method import Setting
@@ -32,6 +33,12 @@ from pruneopt.passes.rewriting.shrink import shrink
 from tests import models
 
 torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNEOPT_CACHE", str(tmp_path / "cache"))
+
 
 X = {"x": np.random.default_rng(0).standard_normal((16, 6, 24)).astype(np.float32)}
 
@@ -102,7 +109,7 @@ def test_the_record_counts_every_tenth_step() -> None:
         method.penalty(step).backward()
         method.update(step)
     assert method.record[0].tolist() == [2, 2, 2, 2, 0, 0, 0, 0]
-    assert method.entered == [4, 4]
+    assert method.entered == [[4], [4]]
 
 
 def test_hard_concrete_by_hand() -> None:
@@ -200,6 +207,85 @@ def test_lora_averages_and_closes_what_matters_least() -> None:
 
 
 # The gates.
+
+
+def test_x_pruner_by_hand() -> None:
+    mask, mean = torch.tensor([1.0, -0.5]), torch.tensor([0.0, 0.5])
+    assert xpruner.penalty(mask, mean).item() == pytest.approx(1e-4 * 1.5 + 1e-4 * 2)
+    gates = xpruner.opened(torch.tensor([0.9, 0.5]), torch.tensor(0.7), 0.1)
+    assert gates.tolist() == pytest.approx([1 / (1 + exp(-2)), 1 / (1 + exp(2))])
+    assert xpruner.charged(0.2, 0.5) == pytest.approx(0.5 * 0.2 + 5 * 0.04)
+    assert xpruner.climbed(0.5, 0.2, 2.0) == pytest.approx(0.9)
+    assert xpruner.climbed(0.1, -0.2, 2.0) == 0.0
+
+
+def test_the_cost_of_soft_sizes() -> None:
+    """Both maps are [8, 8] on n rows: 128 n multiply-accumulates, of which half the neurons save half."""
+    analysis, (group,) = studied(chain())
+    (limit,) = limits(analysis, {"macs": 0.5})
+    half = torch.tensor(4.0, requires_grad=True)
+    found = xpruner.cost(limit, {group.atom: half})
+    assert found.item() == pytest.approx(limit.whole / 2)
+    found.backward()
+    assert half.grad.item() == pytest.approx(limit.whole / 8)
+
+
+def test_only_the_mask_of_the_class_moves() -> None:
+    analysis, (group,) = studied(chain())
+    fixed = limits(analysis, {"macs": 0.5})
+    method = xpruner.ClassMasks([group], Setting(steps=60, lr=0.1, limits=fixed, classes=3))
+    method.meets(1)
+    (method.gates()[group.atom] * torch.arange(8.0)).sum().backward()
+    method.update(0)
+    first, second, third = (m.detach() for m in method.masks[0])
+    assert torch.equal(first, torch.ones(8))
+    assert torch.equal(third, torch.ones(8))
+    assert second[0] == 1  # Adam's first step is the rate where there is a slope
+    assert torch.allclose(second[1:], torch.full((7,), 0.9), atol=1e-5)
+    assert torch.allclose(method.means[0], (first + second + third) / 3)
+
+
+def test_thresholds_rise_until_the_budget_holds() -> None:
+    analysis, (group,) = studied(chain())
+    fixed = limits(analysis, {"macs": 0.5})
+    method = xpruner.ClassMasks([group], Setting(steps=400, limits=fixed, classes=1))
+    method.masks[0][0].data = torch.arange(1.0, 9.0)
+    method.step = method.switch - 1
+    method.update(method.step)
+    assert method.scores()[group.atom].min() == pytest.approx(xpruner.OPEN)
+    for step in range(method.step, 400):
+        loss = 0.1 * ((1 - method.gates()[group.atom]) * method.means[0]).sum()
+        (loss + method.penalty(step)).backward()
+        method.update(step)
+    assert abs(float(method._over().detach())) < 0.1
+    assert ((method.scores()[group.atom] > 0) == (np.arange(8) >= 4)).all()
+
+
+def test_samples_come_by_class() -> None:
+    model = chain()
+    batches = [{"x": np.full((3, 8), i, np.float32), "kind": np.array([0, 2, 0])} for i in range(2)]
+    found = by_class(model, batches, 3)
+    assert [(label, batch["x"][:, 0].tolist()) for label, batch in found] == [
+        (0, [0, 0, 1]),
+        (0, [1]),
+        (2, [0, 1]),
+    ]
+    assert found[1][1]["kind"].tolist() == [0]
+    with pytest.raises(UsageError, match="class of every row"):
+        by_class(model, rows(), 3)
+
+
+def test_x_pruner_keeps_what_some_class_needs() -> None:
+    """Six rows of A are read by one class's samples only: their neurons outlast the two that none reads."""
+    model = chain((1, 1, 1, 1, 1, 1, 0.01, 0.01))
+    model.graph.tensors()["A"].values = np.eye(8, dtype=np.float32)
+    kind = np.repeat(np.arange(3), 16)
+    x = np.random.default_rng(3).standard_normal((48, 8)).astype(np.float32)
+    x[:, :6] *= np.kron(np.eye(3), np.ones(2))[kind].astype(np.float32)
+    learn = Learn(method="x-pruner", macs=0.75, steps=90, align=1)
+    result = po.prune(model, passes=(learn,), calib=[{"x": x, "kind": kind}], timed=False)
+    (kept,) = [t.values for t in result.model.graph.tensors().values() if t.name == "A"]
+    assert np.flatnonzero(kept.any(1)).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_gates_of_a_product_are_the_kronecker_product() -> None:
@@ -305,7 +391,7 @@ def test_a_loss_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     analysis, groups = studied(model)
     setting = Setting(steps=60, label_free=False)
     method, losses = search(
-        analysis, groups, spp.SolutionPath, setting, [batch], "own_loss:loss", lambda text: None
+        analysis, groups, spp.SolutionPath, setting, [(0, batch)], "own_loss:loss", lambda text: None
     )
     scores = method.scores()[groups[0].atom]
     assert scores[:4].min() > scores[4:].max()

@@ -6,21 +6,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import pruneopt as po
 from pruneopt.cli import main
 from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.model import Model
 from pruneopt.passes.recipes import find_recipe, recipe_passes, recipes
 from pruneopt.passes.recipes.recipe import Recipe
 from pruneopt.passes.spec import parse_passes
 from tests import models
 
-LEARNED = ("llm-pruner", "loraprune", "nvit", "sheared-llama", "spp", "vit-slim")
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNEOPT_CACHE", str(tmp_path / "cache"))
+
+
+LEARNED = ("llm-pruner", "loraprune", "nvit", "sheared-llama", "spp", "vit-slim", "x-pruner")
 STEPS = {
     "loraprune": "{steps=10}",
     "sheared-llama": "{steps=10}",
     "spp": "{steps=20}",
     "vit-slim": "{steps=10}",
+    "x-pruner": "{steps=20}",
 }
 
 
@@ -34,12 +43,27 @@ def test_the_learned_ones_are_there() -> None:
     assert set(LEARNED) < {r.name for r in recipes()}
 
 
+def classifier() -> Model:
+    """The small transformer with three classes: the mean over positions, and a linear map."""
+    proto = models.transformer()
+    graph = proto.graph
+    graph.node.append(helper.make_node("ReduceMean", ["y", "positions"], ["mean"], keepdims=0))
+    graph.node.append(helper.make_node("MatMul", ["mean", "classes"], ["logits"]))
+    weight = np.random.default_rng(1).standard_normal((7, 3)).astype(np.float32)
+    graph.initializer.append(numpy_helper.from_array(weight, "classes"))
+    graph.initializer.append(numpy_helper.from_array(np.array([1]), "positions"))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3]))
+    return models.loaded(proto)
+
+
 @pytest.mark.parametrize("name", LEARNED)
 def test_learned_recipes_reach_their_budget(name: str) -> None:
     pytest.importorskip("torch")
-    batches = [{"x": np.random.default_rng(0).standard_normal((8, 6, 24)).astype(np.float32)}]
+    x = np.random.default_rng(0).standard_normal((8, 6, 24)).astype(np.float32)
+    batches = [{"x": x, "kind": np.arange(8) % 2}]
     text = recipe_passes(name + STEPS.get(name, ""), {"macs": 0.6})
-    report = po.prune(models.loaded(models.transformer()), passes=text, calib=batches, timed=False).report
+    report = po.prune(classifier(), passes=text, calib=batches, timed=False).report
     share = report["output"]["macs"] / report["input"]["macs"]
     assert 0.59 <= share <= 0.6
     assert report["equivalence"]["max_rel_error"] < 1e-5

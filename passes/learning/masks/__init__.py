@@ -8,12 +8,14 @@ from pruneopt.passes.learning.masks.l1 import Shrinkage
 from pruneopt.passes.learning.masks.lora import Adapted
 from pruneopt.passes.learning.masks.method import Method
 from pruneopt.passes.learning.masks.spp import SolutionPath
+from pruneopt.passes.learning.masks.xpruner import ClassMasks
 
 METHODS: dict[str, type[Method]] = {
     "spp": SolutionPath,
     "l1": Shrinkage,
     "hard-concrete": HardConcrete,
     "lora": Adapted,
+    "x-pruner": ClassMasks,
 }
 
 

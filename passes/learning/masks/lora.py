@@ -50,6 +50,8 @@ class Adapted:
 
     axes = "inner+heads"
     reads_any_ratio = False
+    across = False
+    by_class = False
     folds = False
     needs_slope = True
 
@@ -67,6 +69,9 @@ class Adapted:
         self.a: Tensors = {}
         self.b: Tensors = {}
         self.optimizer: Any = None
+
+    def meets(self, label: int) -> None:
+        """It makes no difference."""
 
     def gates(self) -> dict[Axis, Any]:
         """1 where open, else 0."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.passes.learning.net import Tensors
+from pruneopt.passes.planning.tally import Limit
 
 Scores = dict[Axis, npt.NDArray[np.float64]]
 
@@ -25,6 +26,8 @@ class Setting:
         label_free: the loss is the distance to the dense model's outputs.
         kinds: of each atom, as `passes.planning.kinds` names them.
         targets: entries that are to stay of each atom, for methods that must know before.
+        limits: the budgets.
+        classes: how many there are, for methods that go by class.
         seed: of what is random.
     """
 
@@ -33,6 +36,8 @@ class Setting:
     label_free: bool = True
     kinds: Mapping[Axis, str] = field(default_factory=dict)
     targets: Mapping[Axis, int] = field(default_factory=dict)
+    limits: Sequence[Limit] = ()
+    classes: int = 1
     seed: int = 0
 
 
@@ -40,6 +45,11 @@ class Frozen:
     """What methods have in common that leave the weights as they are."""
 
     needs_slope = False
+    across = False
+    by_class = False
+
+    def meets(self, label: int) -> None:
+        """It makes no difference."""
 
     def changed(self, weights: Tensors) -> Tensors:
         """None."""
@@ -56,14 +66,21 @@ class Method(Protocol):
     Attributes:
         axes: kinds of widths that the published method has gates on.
         reads_any_ratio: its scores serve every budget; else it learns for one.
+        across: its scores compare entries of all kinds, for the budget that it has learned for.
+        by_class: samples of one class come at a time.
         folds: the values of gates that stay become part of the weights.
         needs_slope: it reads the loss's gradient at the dense model, where that of a distance is zero.
     """
 
     axes: str
     reads_any_ratio: bool
+    across: bool
+    by_class: bool
     folds: bool
     needs_slope: bool
+
+    def meets(self, label: int) -> None:
+        """Which class the samples of this step are of, where they come by class."""
 
     def gates(self) -> dict[Axis, Any]:
         """The gates of this step by atom, differentiable; drawn anew at each call where they are random."""

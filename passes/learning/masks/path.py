@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ import numpy.typing as npt
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
+from pruneopt.analysis.observe import Feeds
+from pruneopt.cache import cache_folder
 from pruneopt.errors import PruneoptError
 from pruneopt.model import values
 
@@ -22,10 +25,10 @@ Scores = Mapping[Axis, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Found:
-    """Scores, for paths how many entries were in at each record, and weights that have learned, by name."""
+    """Scores, for paths how many entries of each group were in at each record, and weights that have learned."""
 
     scores: Scores
-    entered: Sequence[int] = ()
+    entered: Sequence[Sequence[int]] = ()
     adapted: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
@@ -39,9 +42,20 @@ def sign(groups: Sequence[Group]) -> int:
     return total
 
 
+def usual_place(about: object, groups: Sequence[Group], batches: Sequence[Feeds]) -> Path:
+    """Where a search is kept that nobody named a file for: one for each setting, model and calibration data."""
+    known = hashlib.sha256(f"{about!r} {sign(groups)}".encode())
+    for feeds in batches:
+        for name, array in sorted(feeds.items()):
+            known.update(f"{name} {array.dtype} {array.shape}".encode())
+            known.update(np.ascontiguousarray(array).tobytes())
+    return cache_folder() / "searches" / f"{known.hexdigest()[:32]}.npz"
+
+
 def save_path(path: Path, method: str, groups: Sequence[Group], found: Found) -> None:
     """Write it. Raises PruneoptError where that cannot be done."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             np.savez(
                 file,

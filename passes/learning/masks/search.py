@@ -25,7 +25,7 @@ def search(
     groups: Sequence[Group],
     start: Callable[[Sequence[Group], Setting], Method],
     setting: Setting,
-    batches: Sequence[Feeds],
+    batches: Sequence[tuple[int, Feeds]],
     loss: str | None,
     progress: Progress,
 ) -> tuple[Method, list[float]]:
@@ -36,7 +36,8 @@ def search(
         groups: those that get gates.
         start: makes the method's first state.
         setting: steps and the like.
-        batches: drawn in random order, each once before any comes again.
+        batches: each with its class, 0 where they do not come by class; drawn in random order, each once before any
+            comes again.
         loss: `module:function` (see `learning.losses`), or None for the distance to the dense model's outputs.
         progress: told the loss now and then.
 
@@ -51,8 +52,10 @@ def search(
     for step in range(setting.steps):
         order = order or rng.permutation(len(batches)).tolist()
         at = order.pop()
-        outputs = gated.run(batches[at], method.gates(), method.changed(gated.net.weights))
-        value = cost(outputs, batches[at], at)
+        label, feeds = batches[at]
+        method.meets(label)
+        outputs = gated.run(feeds, method.gates(), method.changed(gated.net.weights))
+        value = cost(outputs, feeds, at)
         (value + method.penalty(step)).backward()
         method.update(step)
         told.append(float(value.detach()))

@@ -47,7 +47,7 @@ class SolutionPath(Frozen):
     """The state of one search.
 
     Attributes:
-        entered: for each record, how many entries were in; the path.
+        entered: for each record, how many entries of each group were in; the path.
     """
 
     axes = "inner+score+value"
@@ -64,7 +64,7 @@ class SolutionPath(Frozen):
         self.z = [torch.zeros(g.size) for g in groups]
         self.gamma = [torch.zeros(g.size) for g in groups]
         self.record = [torch.zeros(g.size) for g in groups]
-        self.entered: list[int] = []
+        self.entered: list[list[int]] = []
         self.optimizer = torch.optim.AdamW(self.m, self.lr, (BETA1, 0.999), EPS, weight_decay=0.0)
 
     def gates(self) -> dict[Axis, Any]:
@@ -86,7 +86,7 @@ class SolutionPath(Frozen):
         if (step + 1) % INTERVAL == 0:
             for i, gamma in enumerate(self.gamma):
                 self.record[i] += gamma != 0
-            self.entered.append(sum(int((g != 0).sum()) for g in self.gamma))
+            self.entered.append([int((g != 0).sum()) for g in self.gamma])
 
     def scores(self) -> dict[Axis, npt.NDArray[np.float64]]:
         """Steps since an entry came in; of equals, the one whose Z is further."""
