@@ -13,7 +13,8 @@ import pytest
 from pruneopt import api
 from pruneopt.cli import main
 from pruneopt.errors import PruneoptError
-from pruneopt.page import MOST_CURVES, bars, change, need_jinja, number, render, trade_off
+from pruneopt.page import bars, change, need_jinja, number, render
+from pruneopt.page_curves import CHART, MOST_CURVES, solution_path, trade_off
 from pruneopt.report import Report
 from tests import models
 
@@ -141,3 +142,16 @@ def test_the_report_has_activation_memory_and_curves() -> None:
     assert 0 < report["output"]["activation_bytes"] < report["input"]["activation_bytes"]
     assert report["frozen"]
     assert "curves" not in report  # nothing was measured without data
+
+
+def test_the_path_of_a_search_is_drawn() -> None:
+    path = {"entries": 20, "in": [0, 4, 10, 20], "groups": [{"name": "w:0", "size": 16, "in": [0, 4, 8, 16]}]}
+    told = [{"pass": "learn", "options": {}, "path": path}]
+    whole, group = solution_path({**REPORT, "passes": told})  # 4 of 16 stay
+    assert whole.path.split() == [f"0.0,{CHART[1]}.0", "140.0,136.0", "280.0,85.0", "420.0,0.0"]
+    assert whole.at == (140.0, 136.0)
+    assert group.note == "4 of 16 stay"
+    assert group.at == (140.0, 127.5)
+    text = page(passes=told)
+    assert "The path of the search" in text
+    assert "The path of the search" not in page()
