@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pruneopt.analysis.observe import Feeds
+from pruneopt.cache import cache_folder
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model, constants, values
 from pruneopt.passes.base import Context, Outcome
@@ -21,6 +22,8 @@ from pruneopt.passes.learning.teaching import Teacher, lesson
 from pruneopt.passes.learning.training import Budget, Course
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 from pruneopt.passes.verify import fidelity
+
+PAUSE = 30.0  # seconds between two writes of a checkpoint that nobody asked for
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,14 @@ class Recover:
         lora: rank of adapters that learn instead of the weights and are folded into them; by default all weights learn.
         hidden: weight of the hidden states beside the outputs, 0 for none.
         batch: rows of a calibration batch at once, at most.
-        checkpoint: file to go on from and to write to after every epoch.
+        checkpoint: file to go on from and to write to after every epoch; by default one in the cache folder, written
+            every half a minute and removed at the end.
         device: `cpu`, `cuda`, or by default `cuda` where there is one.
     """
 
     minutes: float | None = None
     epochs: int | None = None
-    lr: float = 0.005
+    lr: float = 0.01
     lora: int | None = None
     hidden: float = 1.0
     batch: int = 32
@@ -93,6 +97,8 @@ class Recover:
 
         task, dense, net = lesson(original, model, batches[0], self.hidden, self._device())
         teacher, learner = Teacher(dense), self._learner(net, context.seed)
+        key = self._key(model, batches, context.seed)
+        place = Path(self.checkpoint) if self.checkpoint else _usual_place(key)
         fit, held = hold_out([{"at": np.array(i)} for i in range(len(batches))])
 
         def loss(number: int) -> Any:
@@ -108,11 +114,14 @@ class Recover:
             Budget(self.epochs, self.minutes if self.minutes or self.epochs else 10.0),
             context.seed,
             context.progress,
-            Path(self.checkpoint) if self.checkpoint else None,
-            self._key(model, batches, context.seed),
+            place,
+            0.0 if self.checkpoint else PAUSE,
+            key,
             self._device(),
         )
         course.run()
+        if place is not None and not self.checkpoint:
+            place.unlink(missing_ok=True)
         learner.fold()
         return from_torch(net.module.cpu()), course, len(task.hidden)
 
@@ -137,6 +146,16 @@ class Recover:
             for name, array in sorted(feeds.items()):
                 known.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return known.hexdigest()
+
+
+def _usual_place(key: str) -> Path | None:
+    """The checkpoint of a training that nobody named a file for; None where the cache cannot be written to."""
+    folder = cache_folder() / "trainings"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder / f"{key[:32]}.pt"
 
 
 def _farther(after: dict[str, dict[str, float]], before: dict[str, dict[str, float]]) -> bool:

@@ -58,8 +58,9 @@ def main(args: list[str] | None = None) -> int:
     except click.ClickException as error:
         click.echo(f"pruneopt: {error.format_message()}", err=True)
         return error.exit_code
-    except click.Abort:
-        click.echo("pruneopt: interrupted; nothing was written", err=True)
+    except click.Abort as error:
+        more = "; ".join(filter(None, ["interrupted; nothing was written", str(error.__cause__ or "")]))
+        click.echo(f"pruneopt: {more}", err=True)
         return 130
     except PruneoptError as error:
         click.echo(f"pruneopt: {error}", err=True)

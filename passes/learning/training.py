@@ -44,7 +44,8 @@ class Course:
         budget: how long.
         seed: of the order of batches.
         say: told about every epoch.
-        checkpoint: file to go on from and to write after every epoch, if any.
+        checkpoint: file to go on from and to write after epochs, if any.
+        pause: seconds between two such writes, at least.
         key: what the training is of; a checkpoint of another one is refused.
         device: `cuda` trains in bfloat16 where that is safe (autocast).
         losses: held-out loss before the first and after each epoch.
@@ -59,12 +60,14 @@ class Course:
     seed: int
     say: Callable[[str], None]
     checkpoint: Path | None = None
+    pause: float = 0.0
     key: str = ""
     device: str = "cpu"
     losses: list[float] = field(default_factory=list)
     spent: float = 0.0
     why: str = "the budget was spent"
     _best: list[Any] = field(default_factory=list)
+    _written: float = 0.0
 
     def run(self) -> None:
         """Train, and leave the learner in its best state on the held-out batches, the first one included."""
@@ -74,10 +77,13 @@ class Course:
         rates = [group["lr"] for group in optimiser.param_groups]
         self._start(optimiser)
         begin = time.monotonic() - self.spent
-        while self.budget.share(len(self.losses) - 1, self.spent) < 1 and not self._stuck():
-            self._epoch(optimiser, rates, begin)
-            self._judge(begin)
-            self._write(optimiser)
+        try:
+            while self.budget.share(len(self.losses) - 1, self.spent) < 1 and not self._stuck():
+                self._epoch(optimiser, rates, begin)
+                self._judge(begin)
+                self._write(optimiser)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._way_on()) from None
         with torch.no_grad():
             for part, best in zip(self.learner.parts(), self._best, strict=True):
                 part.copy_(best)
@@ -157,13 +163,21 @@ class Course:
                 part.copy_(saved)
         optimiser.load_state_dict(kept["optimiser"])
         self.losses, self.spent, self._best = kept["losses"], kept["spent"], kept["best"]
+        self._written = self.spent
+
+    def _way_on(self) -> str:
+        """What to say to whoever stops a training."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return "recover had kept nothing yet"
+        return f"the same command goes on with recover from {self.checkpoint}"
 
     def _write(self, optimiser: Any) -> None:
         """The state after an epoch; the old file stays until the new one is whole."""
         import torch
 
-        if self.checkpoint is None:
+        if self.checkpoint is None or self.spent - self._written < self.pause:
             return
+        self._written = self.spent
         state = {
             "key": self.key,
             "parts": self._detached(),

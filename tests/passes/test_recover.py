@@ -11,6 +11,7 @@ import pytest
 
 import pruneopt as po
 from pruneopt.api import make_context
+from pruneopt.cli import main
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.frontends.dimensions import Feeds
 from pruneopt.model import Model, constants, values
@@ -18,11 +19,16 @@ from pruneopt.passes.base import Context, Outcome, Pipeline
 from pruneopt.passes.learning.net import Net
 from pruneopt.passes.learning.outputs import Meaning, meanings
 from pruneopt.passes.learning.teaching import lesson
-from pruneopt.passes.learning.training import schedule
+from pruneopt.passes.learning.training import Course, schedule
 from pruneopt.passes.recover import Recover
 from pruneopt.passes.spec import parse_passes
 from pruneopt.passes.verify import check_signature
 from tests import models
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRUNEOPT_CACHE", str(tmp_path / "cache"))
 
 
 def batches(model: Model, count: int = 10, rows: int = 8) -> list[Feeds]:
@@ -40,6 +46,12 @@ def pruned(
     model = models.loaded(proto)
     context = make_context(model, batches(model))
     return model, Pipeline(parse_passes(passes)).run(model, context).model, context
+
+
+def stacked(model: Model) -> Feeds:
+    """The batches, one after the other."""
+    made = batches(model)
+    return {name: np.concatenate([batch[name] for batch in made]) for name in made[0]}
 
 
 def weights(model: Model) -> list[bytes]:
@@ -95,6 +107,33 @@ def test_a_resumed_training_ends_where_the_whole_one_does(tmp_path: Path) -> Non
     assert weights(resumed.model) == weights(whole.model)
     with pytest.raises(PruneoptError, match="another model, data or options"):
         Recover(epochs=4, lr=0.03, checkpoint=file).run(small, context)
+
+
+def test_a_stopped_training_goes_on_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a file to name: the state lies in the cache folder until the training is over."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr("pruneopt.passes.recover.PAUSE", 0.0)
+    source, out = models.save(models.convnet(), tmp_path), tmp_path / "out.onnx"
+    np.savez(tmp_path / "data.npz", **stacked(models.loaded(models.convnet())))
+    command = [str(source), "-o", str(out), "--calib", str(tmp_path / "data.npz"), "-q"]
+    command += ["--passes", "simplify, width{ratio=0.5}, recover{epochs=3}"]
+    judge, seen = Course._judge, []
+
+    def stop(course: Course, begin: float) -> None:
+        seen.append(len(course.losses))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        judge(course, begin)
+
+    monkeypatch.setattr(Course, "_judge", stop)
+    assert main(command) == 130
+    assert "the same command goes on with recover from" in capsys.readouterr().err
+    assert len(list((tmp_path / "cache" / "trainings").iterdir())) == 1
+    assert main(command) == 0
+    assert seen == [1, 2, 2, 3]  # epoch 2 again, not epoch 1
+    assert not list((tmp_path / "cache" / "trainings").iterdir())
 
 
 def test_a_harmful_training_is_undone() -> None:
