@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.joint import Joint
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.statistics.damage import Outputs, outputs
@@ -28,36 +29,51 @@ SURE = 1.64  # standard errors that a distance measured on a few samples is take
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The narrowest model whose outputs stay within `error` of the original's, by a search over MACs.
+    """The smallest model whose outputs stay within `error` of the original's, by a search over MACs.
 
     Attributes:
         error: largest relative L2 distance of any output, on calibration data or else synthetic inputs.
+        axes: what may become smaller, of `depth`, `length`, `width` joined by `+`; others than width need calibration
+            data.
     """
 
     error: float = 0.01
+    axes: str = "width"
 
     def __post_init__(self) -> None:
         if not 0 < self.error < 1:
             raise UsageError(f"tolerance {self.error:g} is not in (0, 1); it is the output distance to allow")
+        Joint(macs=1.0, axes=self.axes)  # says what is wrong with them
 
     def run(self, model: Model, context: Context) -> Outcome:
-        """The smallest outcome of `Width` that is within the tolerance, or the model as it is."""
+        """The smallest outcome that is within the tolerance, or the model as it is."""
         best = Outcome(model, {"macs": 1.0})
         search = _Search(self.error)
         dense: list[Outputs] = []
         while search.goes_on():
             found = None
             try:
-                outcome = Width(macs=search.at, against="none").run(model, context)
+                outcome, mended = self._smaller(search.at, model, context)
                 dense = dense or [self._made(model, context)]
-                found = _distance(dense[0], self._made(self._mended(outcome, context), context))
+                found = _distance(dense[0], self._made(mended, context))
             except PruneoptError as error:
-                if "least" not in error.details:  # only a budget that cannot be met is an answer
+                if not {"least", "refused"} & set(
+                    error.details
+                ):  # only a budget that cannot be met is an answer
                     raise
             if found is not None and found <= self.error:
                 best = replace(outcome, entry=outcome.entry | {"macs": search.at})
             search.take(found, {} if found is None else outcome.entry)
+        context.claim = context.aim = None  # those of the last one that was tried
         return best
+
+    def _smaller(self, share: float, model: Model, context: Context) -> tuple[Outcome, Model]:
+        """A model of this share of the multiply-accumulates, and what a repair will make of it."""
+        if self.axes == "width":
+            outcome = Width(macs=share, against="none").run(model, context)
+            return outcome, self._mended(outcome, context)
+        outcome = Joint(macs=share, axes=self.axes, tries=1).run(model, context)
+        return outcome, outcome.model
 
     def _mended(self, outcome: Outcome, context: Context) -> Model:
         """As the repair that follows would leave it, at least as good."""

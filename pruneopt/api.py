@@ -105,7 +105,7 @@ def prune(
         bytes: share of the weights' bytes.
         latency: share of the latency that the runtime has with `threads` threads, measured in turns.
         memory: share of the peak of live activation bytes.
-        axes: what the budgets may be spent on, of `depth`, `length`, `width` joined by `+`; `width` by default.
+        axes: what budgets or tolerance are spent on, of `depth`, `length`, `width` joined by `+`; `width` by default.
         tolerance: without a budget: largest relative L2 distance of the outputs, 0.01 by default.
         sparsity: share of the weights left that become zero.
         pattern: where zeros may stand, `unstructured` by default (see `passes.sparsity.patterns`).
@@ -180,13 +180,13 @@ def _passes(
 
     if sum((bool(budgets), tolerance is not None, passes is not None)) > 1:
         raise UsageError("give budgets, a tolerance or passes, not several of them")
-    if axes is not None and not budgets:
-        raise UsageError("axes say what a budget is spent on; give one, such as macs=0.7")
+    if axes is not None and passes is not None:
+        raise UsageError("axes say what a budget or a tolerance is spent on; passes have their own")
     if passes is not None:
         return passes
     if budgets:
         return (Width(**budgets), Repair()) if axes in (None, "width") else (Joint(**budgets, axes=axes),)
-    return (Tolerance(0.01 if tolerance is None else tolerance), Repair())
+    return (Tolerance(0.01 if tolerance is None else tolerance, axes or "width"), Repair())
 
 
 def _zeros(

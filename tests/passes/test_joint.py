@@ -146,5 +146,15 @@ def test_a_budget_is_spent_on_the_axes_that_are_named() -> None:
     model = Model.from_proto(ENCODER.proto())
     result = po.prune(model, macs=0.9, axes="depth+length", calib=batches(count=5), timed=False)
     assert "joint" in [p["pass"] for p in result.report["passes"]]
-    with pytest.raises(UsageError, match="what a budget is spent on"):
-        po.prune(model, axes="depth")
+    with pytest.raises(UsageError, match="what a budget or a tolerance is spent on"):
+        po.prune(model, axes="depth", passes="width{macs=0.5}")
+
+
+def test_a_tolerance_is_spent_on_the_axes_that_are_named() -> None:
+    proto, calib = silenced(ENCODER.proto(), 0), batches(twice=True, count=5)
+    result = po.prune(Model.from_proto(proto), tolerance=0.05, axes="depth+length", calib=calib, timed=False)
+    entry = next(p for p in result.report["passes"] if p["pass"] == "tolerance")
+    assert {"depth", "length"} & set(chosen(entry)["axes"].split("+"))
+    assert result.report["output"]["macs"] < 0.9 * result.report["input"]["macs"]
+    moved = result.report["fidelity"]["y"]["rel_l2"]
+    assert moved < 0.06  # on all data, of which a part was held out
