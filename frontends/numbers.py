@@ -13,14 +13,8 @@ import onnx
 from onnx import AttributeProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-RANDOM = {
-    "RandomNormal",
-    "RandomUniform",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Multinomial",
-    "Bernoulli",
-}
+from pruneopt.model import RANDOM
+
 LARGEST = 4096  # entries; larger results stay computed
 
 

@@ -16,6 +16,16 @@ from onnx_graphsurgeon.logger import G_LOGGER
 # Its warnings are about conversions that are not used here, and users cannot act on them.
 G_LOGGER.severity = G_LOGGER.CRITICAL
 
+# Ops whose outputs no input decides: never constants.
+RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+}
+
 
 @dataclass
 class Model:

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 Function = Callable[..., Any]
 Same = TypeVar("Same", bound=Function)
 MODULES = (
-    "elementwise contraction normalisation movement indexing scatter reduction convolution pooling resize spatial "
-    "recurrent attention quantised fused fused_attention control sequences random"
+    "elementwise activations contraction normalisation movement indexing scatter reduction convolution pooling "
+    "resize spatial recurrent attention quantised fused fused_attention control sequences random"
 ).split()
 # Ask the builder for more than inputs and attributes: the number of outputs, whether the module trains.
 ASKED = frozenset({"outputs", "training"})

@@ -6,8 +6,7 @@ from collections.abc import Hashable, Sequence
 
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.observe import RANDOM
-from pruneopt.model import values
+from pruneopt.model import RANDOM, values
 from pruneopt.passes.exact.identities import replace
 
 DRAWS = RANDOM | {"Dropout"}  # what is drawn twice differs

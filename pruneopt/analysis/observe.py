@@ -18,19 +18,10 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.axes import Size
 from pruneopt.analysis.bodies import SEEN, inner_tensors, nodes_of, opened
 from pruneopt.errors import PruneoptError
-from pruneopt.model import Model, values
+from pruneopt.model import RANDOM, Model, values
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
-RANDOM = {
-    "RandomNormal",
-    "RandomUniform",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Multinomial",
-    "Bernoulli",
-}
-
 
 Run = tuple[dict[str, tuple[int, ...]], dict[str, Array]]  # shapes of all tensors, values of the watched
 

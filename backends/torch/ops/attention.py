@@ -137,11 +137,19 @@ def rotary(
 ) -> Tensor:
     """`b h s d` or `b s (h d)`: pairs of entries turned by the angle of their position."""
     x, cos, sin, positions = together(x, cos, sin, positions)
+    return turned_heads(x, cos, sin, positions, num_heads, bool(interleaved), rotary_embedding_dim)
+
+
+def turned_heads(
+    x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None, heads: int, interleaved: bool, width: int
+) -> Tensor:
+    """`b h s d`, or `b s (h d)` with that many heads, turned; without positions cos and sin are `b s d/2`."""
     flat = x.dim() == 3
-    data = heads_of(x, num_heads) if flat else x
+    data = heads_of(x, heads) if flat else x
     if positions is not None:
-        cos, sin = cos[positions], sin[positions]
-    turned = rotate(data, cos.unsqueeze(1), sin.unsqueeze(1), bool(interleaved), rotary_embedding_dim)
+        at = positions.long()
+        cos, sin = cos[at], sin[at]
+    turned = rotate(data, cos.unsqueeze(1), sin.unsqueeze(1), interleaved, width)
     return joined(turned) if flat else turned
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pruneopt.backends.torch.ops import elementwise
+from pruneopt.backends.torch.ops import activations
 from pruneopt.backends.torch.ops.contraction import gemm
 from pruneopt.backends.torch.ops.convolution import conv
 from pruneopt.backends.torch.ops.normalisation import rms_normalization
@@ -54,7 +54,7 @@ def _activated(x: Tensor, name: str, alpha: float = 0.0, beta: float = 0.0) -> T
         "Sigmoid": torch.sigmoid,
         "LeakyRelu": lambda x: F.leaky_relu(x, alpha),
         "Clip": lambda x: x.clamp(alpha, beta),
-        "HardSigmoid": lambda x: elementwise.hard_sigmoid(x, alpha=alpha, beta=beta),
+        "HardSigmoid": lambda x: activations.hard_sigmoid(x, alpha=alpha, beta=beta),
         "HardSwish": F.hardswish,
     }
     if name not in functions:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pruneopt.backends.torch.ops.attention import causal, heads_of, joined, rotate
+from pruneopt.backends.torch.ops.attention import causal, heads_of, joined, rotate, turned_heads
 from pruneopt.backends.torch.table import op
 from pruneopt.backends.torch.values import together
 from pruneopt.errors import PruneoptError
@@ -129,15 +129,11 @@ def rotary(
 ) -> Tensor:
     """`b h s d` or `b s (h d)`: pairs of entries turned by the angle of their position."""
     x, positions, cos, sin = together(x, positions, cos, sin)
-    flat = x.dim() == 3
     width = rotary_embedding_dim or 2 * cos.shape[-1]
-    heads = num_heads or (x.shape[-1] // width if flat else x.shape[1])
-    data = heads_of(x, heads) if flat else x
-    if positions.numel() == 1:
-        positions = positions.reshape(1, 1) + torch.arange(data.shape[2], device=x.device)
-    at = positions.long()
-    turned = rotate(data, cos[at].unsqueeze(1), sin[at].unsqueeze(1), bool(interleaved), width)
-    return joined(turned) if flat else turned
+    if positions.numel() == 1:  # of the first token
+        positions = positions.reshape(1, 1) + torch.arange(x.shape[-2], device=x.device)
+    heads = num_heads or x.shape[-1] // width
+    return turned_heads(x, cos, sin, positions, heads, bool(interleaved), width)
 
 
 @op("GroupQueryAttention", domain=MS, several=True)
