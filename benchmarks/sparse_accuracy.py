@@ -23,12 +23,12 @@ from pruneopt.passes.sparsify import Sparsify
 
 NETS = ("fashion_cnn", "fashion_vit", "minilm", "smollm2")
 PATTERNS = ("unstructured", "2:4", "16x1")
-METHODS = ("magnitude", "wanda", "ria", "sparsegpt", "admm")
+METHODS = ("magnitude", "wanda", "ria", "sparsegpt", "admm", "default")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One net made sparse in one way; `method` is `dense` for the net as it is.
+    """One net made sparse in one way; `method` is `dense` for the net as it is, `default` for what nobody chose.
 
     Attributes:
         task, pattern, share, method: what was asked for.
@@ -125,7 +125,8 @@ class _Bench:
         if method == "dense":
             return Row(task.name, unit=task.unit, scores=self.score, distances=dict.fromkeys(task.held, 0.0))
         begin = time.process_time()
-        passes = (Simplify(), Sparsify(share, pattern, method, allocation))
+        default = method == "default"
+        passes = (Simplify(), Sparsify(share, pattern, *(() if default else (method, allocation))))
         made = Pipeline(passes).run(self.model, calib=task.calibration)
         seconds = time.process_time() - begin
         run = _runner(made.model)

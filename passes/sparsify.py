@@ -37,7 +37,8 @@ class Sparsify:
             allocation is measured less than that makes some weights sparse and leaves others.
         pattern: where zeros may stand: `unstructured`, blocks of outputs x inputs such as `16x1`, `2:4`, or `2:4x16`.
         method: `magnitude`, `ria`, `wanda`, `sparsegpt` or `admm`; by default `admm` with calibration data, else `ria`.
-        allocation: `uniform`, or `measured`: more zeros where calibration data says that they do less harm.
+        allocation: `uniform`, or `measured`: more zeros where calibration data says that they do less harm; by default
+            measured where there is data and the method refits.
         latency: share to keep of the latency, as measured with the kernels that `pruneopt tune` makes for `target`,
             instead of a share of zeros.
         target: of these kernels, as `pruneopt tune` takes it.
@@ -49,7 +50,7 @@ class Sparsify:
     sparsity: float | None = None
     pattern: str = "unstructured"
     method: str | None = None
-    allocation: str = "uniform"
+    allocation: str | None = None
     latency: float | None = None
     target: str = "host"
     only: str = "*"
@@ -77,7 +78,7 @@ class Sparsify:
             raise UsageError(
                 f"sparsify: pattern {pattern} makes {pattern.share:.0%} of the weights zero at most"
             )
-        if self.allocation not in ("uniform", "measured"):
+        if self.allocation not in (None, "uniform", "measured"):
             raise UsageError(
                 f"sparsify: there is no allocation '{self.allocation}'; choose uniform or measured"
             )
@@ -133,12 +134,19 @@ class Sparsify:
         """The share of zeros of each layer, and what was measured to find it."""
         if self.latency is not None:
             return self._fast_enough(self.latency, analysis, layers, settings, context)
-        if self.allocation == "uniform" or not context.calibration:
-            return dict.fromkeys(layers, settings.pattern.share or self.sparsity or 0.0), {}
-        share = self.sparsity or settings.pattern.share or 0.0
+        most = settings.pattern.share
+        share = self.sparsity or most or 0.0
+        if not self._measures(share, settings, context):
+            return dict.fromkeys(layers, most or share), {}
         batches = split_batches(context.calibration)
         found = measured(analysis.model, layers, share, settings, context, batches)
         return {layer: each for layer, each in found.items() if each > 0}, {}
+
+    def _measures(self, share: float, settings: Settings, context: Context) -> bool:
+        """Whether zeros are allocated by measured harm."""
+        if self.allocation is not None:
+            return self.allocation == "measured" and bool(context.calibration)
+        return bool(context.calibration) and settings.method.refits and share != settings.pattern.share
 
     def _fast_enough(
         self,

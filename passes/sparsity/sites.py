@@ -34,6 +34,7 @@ from pruneopt.passes.statistics.stream import Stream
 LEVELS = np.linspace(0, 1, 65)  # shares of zeros that a curve is known at
 PROBES = 48  # runs at most; layers between probed ones of the same shapes get what lies between
 FEW = 2  # batches per probe
+STUDIED = 32  # batches that curves are worked out from
 SAMPLES = 4096  # rows per layer that curves are worked out from
 
 
@@ -43,17 +44,12 @@ class Site:
 
     Attributes:
         curves: error of each layer at the shares of zeros in LEVELS.
-        probe: each layer at the share asked for.
+        probe: each layer at the share asked for; nothing where this site is not probed.
     """
 
     layers: Sequence[Consumer]
     curves: Sequence[Array]
     probe: Sequence[Change]
-
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """What layers at the same place of another block have in common with these."""
-        return tuple(shape(layer) for layer in self.layers)
 
 
 def study(
@@ -64,20 +60,23 @@ def study(
     context: Context,
     batches: Sequence[Feeds],
 ) -> list[Site]:
-    """Curves and probes of all layers, in one run of the model as it is."""
+    """Curves of all layers and probes of some, in one run of the model as it is over some of the batches."""
     context.progress("statistics")
-    stream = Stream(model.copy(), context, batches)
+    stream = Stream(model.copy(), context, batches[:: -(-len(batches) // STUDIED)])
     nodes = {t.name: node for node in stream.model.graph.nodes for t in node.outputs}
+    lots = [list(siblings) for _, siblings in groupby(layers, key=same_rows)]
+    probed = _probed(lots)
     sites = []
-    for _, siblings in groupby(layers, key=same_rows):
-        together = list(siblings)
+    for i, together in enumerate(lots):
         rows = measure(together[0], stream, settings.pattern, SAMPLES, context.seed)
         biases = [constant_bias(c, nodes[c.name]) for c in together]
         sites.append(
             Site(
                 together,
                 [_curve(c, settings.pattern, rows.centred) for c in together],
-                [change(c, rows, b, sparsity, settings) for c, b in zip(together, biases, strict=True)],
+                [change(c, rows, b, sparsity, settings) for c, b in zip(together, biases, strict=True)]
+                if i in probed
+                else (),
             )
         )
     return sites
@@ -109,26 +108,32 @@ def rates(model: Model, sites: Sequence[Site], context: Context, batches: Sequen
     probabilities = distributions(model.graph)
     dense = outputs(model, context, few)
     found: dict[int, float] = {}
-    for i in _probed(sites):
-        context.progress(f"probe {sites[i].layers[0].use.constant.name}")
-        found[i] = damage(dense, outputs(_alone(model, sites[i]), context, few), probabilities)
+    for i, site in enumerate(sites):
+        if site.probe:
+            context.progress(f"probe {site.layers[0].use.constant.name}")
+            found[i] = damage(dense, outputs(_alone(model, site), context, few), probabilities)
     return [_between(i, sites, found) for i in range(len(sites))]
 
 
-def _probed(sites: Sequence[Site]) -> list[int]:
+def _probed(lots: Sequence[Sequence[Consumer]]) -> set[int]:
     """Which sites to probe: all, or of each kind some, the first and the last among them."""
-    if len(sites) <= PROBES:
-        return list(range(len(sites)))
+    if len(lots) <= PROBES:
+        return set(range(len(lots)))
     kinds: dict[tuple[object, ...], list[int]] = {}
-    for i, site in enumerate(sites):
-        kinds.setdefault(site.kind, []).append(i)
+    for i, lot in enumerate(lots):
+        kinds.setdefault(_kind(lot), []).append(i)
     each = max(2, PROBES // len(kinds))
-    return sorted({own[round(x)] for own in kinds.values() for x in np.linspace(0, len(own) - 1, each)})
+    return {own[round(x)] for own in kinds.values() for x in np.linspace(0, len(own) - 1, each)}
+
+
+def _kind(lot: Sequence[Consumer]) -> tuple[object, ...]:
+    """What layers at the same place of another block have in common with these."""
+    return tuple(shape(layer) for layer in lot)
 
 
 def _between(i: int, sites: Sequence[Site], found: dict[int, float]) -> float:
     """The damage of a site: as probed, or geometrically between the nearest of its kind."""
-    own = [k for k in found if sites[k].kind == sites[i].kind]
+    own = [k for k in found if _kind(sites[k].layers) == _kind(sites[i].layers)]
     logs = np.log([max(found[k], np.finfo(float).tiny) for k in own])
     return float(np.exp(np.interp(i, own, logs)))
 

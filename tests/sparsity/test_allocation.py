@@ -78,3 +78,18 @@ def test_zeros_go_where_they_do_less_harm() -> None:
     assert shares["loud"] < 0.5
     assert entry(fair)["sparsity"] == pytest.approx(0.5, abs=0.01)
     assert moved(fair) < 0.9 * moved(even)
+
+
+def test_refitting_methods_measure_by_default() -> None:
+    model = models.loaded(models.transformer(layers=1))
+
+    def spread(cut: str, calibrated: bool = True) -> int:
+        calib = data(model) if calibrated else None
+        result = po.prune(model, passes=cut, calib=calib, timed=False)
+        return len({round(each["sparsity"], 1) for each in entry(result)["layers"]})
+
+    assert spread("sparsify{sparsity=0.5}") > 1
+    assert spread("sparsify{sparsity=0.5, allocation=uniform}") == 1
+    assert spread("sparsify{sparsity=0.5, method=wanda}") == 1
+    assert spread("sparsify{sparsity=0.5}", calibrated=False) == 1
+    assert spread("sparsify{pattern=2:4}") == 1

@@ -49,7 +49,7 @@ def test_matmul_gemm_and_conv_are_read_by_outputs(method: str) -> None:
         model = models.loaded(proto)
         result = po.prune(
             model,
-            passes=f"sparsify{{sparsity=0.5, pattern=16x1, method={method}}}",
+            passes=f"sparsify{{sparsity=0.5, pattern=16x1, method={method}, allocation=uniform}}",
             calib=data(model),
             timed=False,
         )
@@ -92,7 +92,7 @@ def test_weights_behind_a_transpose_take_part() -> None:
 @pytest.mark.parametrize("pattern", ["unstructured", "16x1", "2:4", "1x16"])
 def test_refitting_moves_the_outputs_least(pattern: str) -> None:
     model = models.loaded(models.transformer())
-    cut = f"sparsify{{sparsity=0.5, pattern={pattern}, method="
+    cut = f"sparsify{{sparsity=0.5, pattern={pattern}, allocation=uniform, method="
     results = {
         name: po.prune(model, passes=f"{cut}{name}}}", calib=data(model), timed=False)
         for name in ("magnitude", "sparsegpt")
