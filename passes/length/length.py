@@ -13,6 +13,7 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, Unchanged, prove
 from pruneopt.passes.length.amount import Amount
 from pruneopt.passes.length.extent import ROLES, fewer_places, within_budget
+from pruneopt.passes.length.extent.padding import without_padding
 from pruneopt.passes.length.faults import faults, useless
 from pruneopt.passes.length.finding import find_sites, long_enough, sentence
 from pruneopt.passes.length.marking import Marked, mark
@@ -42,6 +43,7 @@ class Length:
         resolution: share of the rows and columns of images to keep.
         frames: share of the frames of videos, or of the slices of volumes, to keep.
         sequence: share of a fixed number of tokens or samples to keep, those at the front.
+        trim: columns that are padding in all rows of a batch go, whatever their number; by itself.
         inputs: the inputs themselves become smaller (the signature changes), and outputs that have places.
     """
 
@@ -55,13 +57,14 @@ class Length:
     resolution: float | None = None
     frames: float | None = None
     sequence: float | None = None
+    trim: bool = False
     inputs: bool = False
 
     def __post_init__(self) -> None:
         given = [n for n in (*AMOUNTS, *ROLES) if getattr(self, n) is not None]
-        if len(given) != 1 and not (given and set(given) <= set(ROLES)):
+        if len(given) + self.trim != 1 and (self.trim or not given or set(given) - set(ROLES)):
             raise UsageError(
-                f"length: say how much with one of {', '.join(AMOUNTS)}, or with some of {', '.join(ROLES)}"
+                f"length: say how much with one of {', '.join(AMOUNTS)}, trim, or with some of {', '.join(ROLES)}"
             )
         for name in given:
             value = getattr(self, name)
@@ -71,8 +74,8 @@ class Length:
                 raise UsageError(f"length: {name}={value:g} is not in (0, 1]; it is the share to keep")
         if self.method not in METHODS:
             raise UsageError(f"length: there is no method '{self.method}'; choose from {', '.join(METHODS)}")
-        if self.method in ROLES and given[0] not in ("keep", "macs"):
-            raise UsageError(f"length: {self.method} takes keep or macs, not {given[0]}")
+        if self.method in ROLES and (not given or given[0] not in ("keep", "macs")):
+            raise UsageError(f"length: {self.method} takes keep or macs, nothing else")
         if self.inputs and not self._places:
             raise UsageError(f"length: only {', '.join(ROLES)} change inputs")
 
@@ -88,6 +91,8 @@ class Length:
         Raises:
             PruneoptError: neither is possible; the message says why.
         """
+        if self.trim:
+            return without_padding(model, context)
         if self._places:
             return self._smaller(model, context)
         context = long_enough(model, context)

@@ -27,10 +27,11 @@ def batches(twice: bool = False, count: int = 10, seed: int = 0) -> list[Feeds]:
     return [{"x": np.repeat(x[:, ::2], 2, axis=1) if twice else x} for x in made]
 
 
-def silenced(proto: onnx.ModelProto, layer: int) -> onnx.ModelProto:
-    """The feed-forward part of a layer adds nothing."""
+def silenced(proto: onnx.ModelProto, layer: int, left: float = 0.0) -> onnx.ModelProto:
+    """The feed-forward part of a layer adds nothing, or only that share of what it did."""
     closing = [w for w in proto.graph.initializer if list(w.dims) == [64, WIDTH]]
-    closing[layer].CopyFrom(numpy_helper.from_array(np.zeros((64, WIDTH), np.float32), closing[layer].name))
+    quiet = numpy_helper.to_array(closing[layer]) * np.float32(left)
+    closing[layer].CopyFrom(numpy_helper.from_array(quiet, closing[layer].name))
     return proto
 
 
@@ -151,10 +152,9 @@ def test_a_budget_is_spent_on_the_axes_that_are_named() -> None:
 
 
 def test_a_tolerance_is_spent_on_the_axes_that_are_named() -> None:
-    proto, calib = silenced(ENCODER.proto(), 0), batches(twice=True, count=5)
-    result = po.prune(Model.from_proto(proto), tolerance=0.05, axes="depth+length", calib=calib, timed=False)
+    model = Model.from_proto(silenced(ENCODER.proto(), 0, left=1e-3))
+    result = po.prune(model, tolerance=0.05, axes="depth", calib=batches(count=5), timed=False)
     entry = next(p for p in result.report["passes"] if p["pass"] == "tolerance")
-    assert {"depth", "length"} & set(chosen(entry)["axes"].split("+"))
+    assert chosen(entry)["depth"] == "layer0.1"
     assert result.report["output"]["macs"] < 0.9 * result.report["input"]["macs"]
-    moved = result.report["fidelity"]["y"]["rel_l2"]
-    assert moved < 0.06  # on all data, of which a part was held out
+    assert result.report["fidelity"]["y"]["rel_l2"] < 0.05
