@@ -6,6 +6,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -78,7 +79,7 @@ def write_inline(model: Model, file: IO[bytes]) -> None:
     file.write(graph)
     for (head, nbytes), constant in zip(frames, later, strict=True):
         file.write(head)
-        _write_data(file, payload(constant)[1], nbytes, constant.name)
+        file.writelines(_checked(payload(constant)[1], nbytes, constant.name))
 
 
 def _frame(constant: gs.Constant) -> tuple[bytes, int]:
@@ -90,13 +91,14 @@ def _frame(constant: gs.Constant) -> tuple[bytes, int]:
     return length_prefix(GRAPH_INITIALIZER, len(message) + nbytes) + message, nbytes
 
 
-def _write_data(file: IO[bytes], data: Bytes | External | None, nbytes: int, name: str) -> None:
-    written = 0
+def _checked(data: Bytes | External | None, nbytes: int, name: str) -> Iterator[bytes | memoryview]:
+    """The data of a weight in pieces. Raises OSError where they are not `nbytes`."""
+    given = 0
     for chunk in _chunks(data):
-        file.write(chunk)
-        written += len(chunk)
-    if written != nbytes:
-        raise OSError(f"weight '{name}' gave {written} bytes instead of {nbytes}")
+        yield chunk
+        given += len(chunk)
+    if given != nbytes:
+        raise OSError(f"weight '{name}' gave {given} bytes instead of {nbytes}")
 
 
 def _chunks(data: Bytes | External | None) -> Iterator[bytes | memoryview]:
@@ -151,9 +153,16 @@ class _Layout:
             tensor.external_data.add(key=key, value=str(value))
 
     def write(self, file: IO[bytes]) -> None:
-        for offset, constant in self.ranges:
-            file.write(bytes(offset - file.tell()))
-            _write_data(file, payload(constant)[1], size(constant), constant.name)
+        """Each weight at its place, on all cores."""
+        file.truncate(self.end)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda each: _write_at(file.name, *each), self.ranges))
+
+
+def _write_at(path: str, offset: int, constant: gs.Constant) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.writelines(_checked(payload(constant)[1], size(constant), constant.name))
 
 
 @contextmanager
@@ -161,7 +170,8 @@ def _replacing(target: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `target` when all went well, and else leaves no trace."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.", suffix=".tmp")
     try:
-        with open(handle, "wb") as file:
+        os.close(handle)
+        with open(name, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
