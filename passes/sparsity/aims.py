@@ -7,14 +7,16 @@ method makes of it is measured by the same second moments. Held-out rows choose 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
 from pruneopt.passes.base import Context
+from pruneopt.passes.proof import comparison_points
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.sequence import Junction, junction_of
 from pruneopt.passes.sparsity.patterns import Array
@@ -25,6 +27,7 @@ from pruneopt.passes.statistics.stream import Stream
 RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # shares of the features' variances, of which held-out rows choose
 FLOOR = 1e-4  # share of the mean variance that a feature without variance is given
 HELD = 5  # every so manieth batch
+MOST_OUTPUTS = 4096  # of a layer whose targets are the model's outputs
 
 
 class Aims:
@@ -43,13 +46,23 @@ class Aims:
         whole = Masked(analysis, {})
         found = {c.name: junction_of(c, whole) for c in layers}
         self.waiting = {c.name: c for c in find_consumers(analysis, columns=True) if c.name in found}
+        ends = set(comparison_points(analysis.model.graph))
         self.junctions = {
-            name: j for name, j in found.items() if j.skip is not None or self.waiting[name].node.op == "Conv"
+            name: j for name, j in found.items() if self._is_target(self.waiting[name], j, ends)
         }
         self.dense: Stream | None = None
         if self.junctions and len(batches) >= HELD:
             later = [j.total for j in self.junctions.values()]
             self.dense = Stream(analysis.model, context, batches, later)
+
+    @staticmethod
+    def _is_target(consumer: Consumer, junction: Junction, ends: Collection[str]) -> bool:
+        """Whether a layer writes to a stream, is a convolution, or makes an output of the model that is not too wide.
+
+        What is inside a sub-layer is better left to itself: its own output cannot mend what its reader needs.
+        """
+        last = junction.total in ends and prod(consumer.outputs) <= MOST_OUTPUTS
+        return junction.skip is not None or consumer.node.op == "Conv" or last
 
     def junction(self, consumer: Consumer, stream: Stream) -> Junction | None:
         """Where a layer writes, if it has a target there and its skip does not wait for it or later layers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import pruneopt as po
@@ -61,12 +62,22 @@ def test_targets_that_say_nothing_change_nothing() -> None:
     assert targets.start(fit[2][None], centred=True) == pytest.approx(fit[2][None])
 
 
-@pytest.mark.parametrize("net", [models.transformer, models.convnet])
+def perceptron() -> onnx.ModelProto:
+    """No residual stream: only the last layer has a target, the model's output."""
+    b = models.Builder()
+    x = "x"
+    for wide, narrow in ((48, 64), (64, 64), (64, 64)):
+        x = b.node("Relu", b.node("Gemm", x, b.weight(narrow, wide), b.weight(narrow), transB=1))
+    b.node("Gemm", x, b.weight(32, 64), b.weight(32), transB=1, outputs=["y"])
+    return b.model({"x": ["n", 48]}, {"y": ["n", 32]})
+
+
+@pytest.mark.parametrize("net", [models.transformer, models.convnet, perceptron])
 @pytest.mark.parametrize("method", ["sparsegpt", "admm"])
 def test_outputs_move_less(net: Any, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.loaded(net())
     cut = f"sparsify{{sparsity=0.6, method={method}}}"
-    calib = data(model, 10)
+    calib = data(model, 100 if net is perceptron else 10)
     aimed = po.prune(model, passes=cut, calib=calib, timed=False)
     monkeypatch.setattr(aims, "HELD", 1 << 20)
     alone = po.prune(model, passes=cut, calib=calib, timed=False)
