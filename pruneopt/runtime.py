@@ -47,5 +47,7 @@ def session(model: str | Path, options: Any = None, library: str | Path | None =
 def _reason(error: Exception) -> str:
     """What the library or ONNX Runtime says, in one line."""
     text = " ".join(str(error).split())
+    if missing := re.search(r"pruneopt:(sparse_\w+)\S* is not a registered", text):
+        return f"it has no kernel {missing.group(1)}: model and library are not of the same `pruneopt tune`"
     found = re.search(r"pruneopt: (.*)", text)
     return found.group(1) if found else text[:300]

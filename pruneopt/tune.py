@@ -5,8 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +17,10 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.frontends.dimensions import Feeds, dynamic_dims
 from pruneopt.frontends.synthetic import synthetic
 from pruneopt.model import Model
+
+if TYPE_CHECKING:
+    from pruneopt.backends.tvm.target import Target
+    from pruneopt.backends.tvm.tuning import Group
 
 Tell = Callable[[str], None]
 DEFAULT_LENGTH = 128
@@ -31,7 +37,7 @@ def tune(
     trials: int = 8,
     sizes: Mapping[str, int] | None = None,
     calib: Sequence[Feeds] = (),
-    fallback: str | Path | None = None,
+    fallback: bool = False,
     gate: bool = True,
     tracker: str | None = None,
     key: str | None = None,
@@ -41,15 +47,11 @@ def tune(
     """Writes `out` and `out` with `.kernels.so`: `model` with its sparse weights packed, and their kernels.
 
     `sizes` gives dynamic dimensions of the input to tune for (default: batch 1, others 128), or `calib` that
-    input. `fallback` names a file for the model as it is, zeros and all, which runs without the library.
-    `tracker` (host:port) and `key` name a board on which to measure. Returns a report. Raises PruneoptError where
-    nothing is sparse, TVM or a compiler is missing, or the result differs from the dense model's.
+    input. With a `fallback`, the model runs without the library, too, as fast as a dense one. `tracker` (host:port)
+    and `key` name a board on which to measure. Returns a report. Raises PruneoptError where nothing is sparse, TVM
+    or a compiler is missing, or the result differs from the dense model's.
     """
-    from pruneopt.backends.tvm import tuning
-    from pruneopt.backends.tvm.records import Records
-    from pruneopt.backends.tvm.rewriting import rewrite
     from pruneopt.backends.tvm.target import parse
-    from pruneopt.runtime import library_of
 
     out = Path(out)
     if out.suffix != ".onnx":
@@ -57,38 +59,87 @@ def tune(
     start = time.perf_counter()
     goal = parse(target)
     feeds = calib[0] if calib else typical(model, sizes or {})
-    shapes, _ = Observer(model).run(feeds)
-    runs = {name: [shape] for name, shape in shapes.items()}
-    records = Records(None if cache is None else Path(cache))
-    board = _board(tracker, key, goal)
-    with board as trial:
-        found, left = tuning.tuned(model, runs, goal, records, trials, threads, tell, trial)
-    library = library_of(out)
-    tell("link")
-    tuning.write_library(tuning.plans(found, goal), goal, threads, library, records.objects)
-    runs_here = not goal.triple and tracker is None
-    kept = found
-    if runs_here and gate:
-        race = Race(library, feeds, threads, tell)
-        kept = tuning.gated(model, found, goal, records, [threads, runs], race.ratio, tell)
-    records.close()
-    if not kept:
-        library.unlink()
-        raise PruneoptError("every layer is faster dense on this machine: nothing was written; prune further")
-    made = rewrite(model, tuning.plans(kept, goal))
-    made.save(out)
+    job = Job(model, out, goal, threads, feeds, tell)
+    here = not goal.triple and tracker is None
+    found, left, kept = job.searched(trials, _board(tracker, key, goal), cache, gate and here)
+    made = job.written(kept, fallback)
     report = _report(model, made, found, kept, left, time.perf_counter() - start)
-    if runs_here:
+    if here:
+        report |= job.checked()
+    return report | {
+        "target": goal.key,
+        "threads": threads,
+        "library": str(job.library),
+        "fallback": fallback,
+    }
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model on its way to kernels for one target, tuned for the inputs `feeds`."""
+
+    model: Model
+    out: Path
+    target: Target
+    threads: int
+    feeds: Feeds
+    tell: Tell
+
+    @property
+    def library(self) -> Path:
+        from pruneopt.runtime import library_of
+
+        return library_of(self.out)
+
+    def searched(
+        self, trials: int, board: Any, cache: str | Path | None, gate: bool
+    ) -> tuple[list[Group], dict[str, str], list[Group]]:
+        """What has kernels, what stays dense and why, and which kernels make the model faster; writes the library.
+
+        Raises PruneoptError where nothing is left, and writes nothing then.
+        """
+        from pruneopt.backends.tvm import tuning
+        from pruneopt.backends.tvm.records import Records
+
+        shapes, _ = Observer(self.model).run(self.feeds)
+        runs = {name: [shape] for name, shape in shapes.items()}
+        with closing(Records(None if cache is None else Path(cache))) as records:
+            with board as trial:
+                found, left = tuning.tuned(
+                    self.model, runs, self.target, records, trials, self.threads, self.tell, trial
+                )
+            self.tell("link")
+            chosen = tuning.plans(found, self.target)
+            tuning.write_library(chosen, self.target, self.threads, self.library, records.objects)
+            if not gate:
+                return found, left, found
+            race = Race(self.library, self.feeds, self.threads, self.tell)
+            where = [self.threads, runs]
+            kept = tuning.gated(self.model, found, self.target, records, where, race.ratio, self.tell)
+        if not kept:
+            self.library.unlink()
+            raise PruneoptError(
+                "every layer is faster dense on this machine: nothing was written; prune further"
+            )
+        return found, left, kept
+
+    def written(self, kept: Sequence[Group], fallback: bool) -> Model:
+        """The model with kernels, saved to `out`."""
+        from pruneopt.backends.tvm import tuning
+        from pruneopt.backends.tvm.rewriting import rewrite
+
+        made = rewrite(self.model, tuning.plans(kept, self.target), fallback)
+        made.save(self.out)
+        return made
+
+    def checked(self) -> dict[str, Any]:
+        """Runs what was written beside the dense model; removes it, and raises PruneoptError, where they differ."""
         try:
-            report |= _checked(model, out, feeds, threads)
+            return _compared(self.model, self.out, self.feeds, self.threads)
         except PruneoptError:
-            out.unlink()
-            library.unlink()
+            self.out.unlink()
+            self.library.unlink()
             raise
-    if fallback is not None:
-        model.save(fallback)
-        report["fallback"] = str(fallback)
-    return report | {"target": goal.key, "threads": threads, "library": str(library)}
 
 
 def typical(model: Model, sizes: Mapping[str, int]) -> Feeds:
@@ -165,7 +216,7 @@ def _time(session: Any, feeds: Feeds, clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def _checked(model: Model, out: Path, feeds: Feeds, threads: int) -> dict[str, Any]:
+def _compared(model: Model, out: Path, feeds: Feeds, threads: int) -> dict[str, Any]:
     """Runs what was written beside the dense model. Raises PruneoptError where they differ."""
     from pruneopt import runtime
     from pruneopt.backends.ort import Session

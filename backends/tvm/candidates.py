@@ -10,13 +10,14 @@ from dataclasses import replace
 import numpy as np
 
 from pruneopt.backends.tvm.cost import cycles
-from pruneopt.backends.tvm.layer import Layer, Schedule
+from pruneopt.backends.tvm.layer import STRIP, Layer, Schedule
 from pruneopt.backends.tvm.packing import Floats
-from pruneopt.backends.tvm.templates.positions import STRIP
+from pruneopt.backends.tvm.templates.positions import Positions
 
 BLOCKS = (64, 32, 16, 8, 4)
 SLACK = 1.1  # stored numbers for each non-zero, at most, for a block size to be possible
-FAST = (16 << 10, 24 << 10, 32 << 10, 48 << 10)  # bytes of panel that may stay in the first cache
+FAST = (24 << 10, 40 << 10)  # bytes of panel that may stay in the first cache
+MIXED = (1, 2, 4)  # outputs with zeros of their own that are worked off together
 REGISTERS = {4: 24, 8: 12, 16: 24}  # vectors of sums that leave room for the others, by lanes
 
 
@@ -39,17 +40,16 @@ def candidates(
 ) -> list[Schedule]:
     """At most `limit` schedules, those first that should be fastest; `n` is the number of rows or images."""
     every: list[Schedule] = []
-    for block in possible:
-        if block >= 4 and layer.image is None:
-            every += _outputs(block, n, lanes)
-        every += _lines(layer, block, lanes) if layer.image else _rows(layer, block, n, lanes)
+    if layer.image is None:
+        for block in possible:
+            every += _outputs(block, n, lanes) if block > 1 or n == 1 else []
+    for block in MIXED if possible[0] == 1 else possible[:1]:
+        found = _lines(layer, block, lanes) if layer.image else _rows(layer, block, n, lanes)
+        every += [replace(each, mixed=block > possible[0]) for each in found]
     ranked = sorted(dict.fromkeys(every), key=lambda each: cycles(layer, each, n, lanes, density))
     kinds: dict[Schedule, Schedule] = {}
-    for (
-        each
-    ) in ranked:  # one of each kind first: span and unroll alone matter least, and whole tiles of `outputs`
-        tile = each.tile if each.template == "positions" else 0
-        kinds.setdefault(replace(each, tile=tile, span=0, unroll=1), each)
+    for each in ranked:  # one of each kind first: tile, span and unroll alone matter least
+        kinds.setdefault(replace(each, tile=0, span=0, unroll=1), each)
     first = list(kinds.values())
     return [*first, *(each for each in ranked if each not in first)][:limit]
 
@@ -61,26 +61,24 @@ def _outputs(block: int, n: int, lanes: int) -> list[Schedule]:
         if rows * wide <= REGISTERS[lanes] and (rows <= n or rows == 1):
             repeats = (1, 4) if rows < n else (1,)
             found += [Schedule("outputs", block, rows * repeat, rows) for repeat in repeats]
-    return [each for each in found if each.registers >= min(4, n)]
+    return [replace(each, unroll=1 if block > 1 else 16) for each in found if each.registers >= min(4, n)]
 
 
 def _vectors(block: int, lanes: int) -> tuple[int, ...]:
-    """Numbers of vectors of positions whose sums fit into registers."""
-    room = REGISTERS[lanes] // min(block, STRIP)
-    return tuple(
-        sorted({min(room, each) for each in ((1, 2, 4, 6, 7, 8, 14, 16) if block == 1 else (1, 2, 3, 4, 6))})
-    )
+    """Numbers of vectors of positions whose sums, and whose x where several outputs share it, fit into registers."""
+    size = min(block, STRIP)
+    room = REGISTERS[lanes] + 4
+    fitting = (each for each in (1, 2, 3, 4, 5, 6, 7, 8, 14, 16) if each * (size + (size > 1)) < room)
+    return tuple(fitting) or (1,)
 
 
 def _rows(layer: Layer, block: int, n: int, lanes: int) -> list[Schedule]:
     found = []
     for registers in _vectors(block, lanes):
-        for tile in {registers * lanes, 2 * registers * lanes}:
-            if tile >= 2 * n and registers > 1 and tile > lanes:
+        for tile in {registers * lanes * times for times in (1, 2, 4)}:
+            if tile >= 2 * n and tile > lanes:
                 continue
-            for room in FAST:
-                depth = max(16, room // (4 * tile)) // 8 * 8
-                depth = 0 if depth >= layer.inputs else depth
+            for depth in _depths(layer.inputs, 4 * registers * lanes, 8):
                 for span in {0, max(1, 64 // block)}:
                     found += [Schedule("positions", block, tile, registers, depth, span, u) for u in (1, 2)]
     return found
@@ -93,15 +91,25 @@ def _lines(layer: Layer, block: int, lanes: int) -> list[Schedule]:
     for registers in _vectors(block, lanes):
         if image.pointwise:
             pixels = image.out[0] * image.out[1]
-            tiles = {min(pixels, registers * lanes * times) for times in (1, 2, 4)}
+            tiles = {min(pixels, registers * lanes * times) for times in (1, 2, 4, 8, 16)}
         else:
             tiles = {lines for lines in (1, 2, 4, 7, 8, 14, 28) if lines <= image.out[0]}
         for tile in tiles:
             wide = 1 if image.pointwise else image.out[1]
             plane = (tile + image.kernel[0] - 1) * wide * image.kernel[1] * 4
-            for room in FAST:
-                depth = max(1, room // plane)
-                depth = 0 if depth >= layer.channels else depth
+            for depth in _depths(layer.channels, plane, 1):
                 for span in {0, max(1, 64 // block)}:
-                    found += [Schedule("positions", block, tile, registers, depth, span, u) for u in (1, 2)]
+                    first = Schedule("positions", block, tile, registers, depth, span)
+                    largest = max(each for _, each in Positions(layer, first, lanes).parts())
+                    found += [replace(first, registers=largest, unroll=u) for u in (1, 2)]
+    return found
+
+
+def _depths(inputs: int, size: int, step: int) -> set[int]:
+    """All inputs at a time, or as many of `size` bytes as a cache holds, evened out to a multiple of `step`."""
+    found = {0}
+    for room in FAST:
+        stretches = -(-inputs // max(1, room // size))
+        depth = -(-inputs // stretches // step) * step
+        found.add(0 if depth >= inputs else depth)
     return found

@@ -6,15 +6,21 @@ and what is laid out before and turned after. Only the order of the estimates ma
 
 from __future__ import annotations
 
+from collections import Counter
+
 from pruneopt.backends.tvm.layer import Layer, Schedule
 from pruneopt.backends.tvm.templates.outputs import CHAINS as PARTIAL
-from pruneopt.backends.tvm.templates.positions import CHAINS, STRIP, Positions
+from pruneopt.backends.tvm.templates.positions import CHAINS, Positions, chunk_sizes
 
 CLOSE = 36 << 10  # bytes of panel that stay in the first cache beside everything else
-FAR = 1.5  # loads that one from the second cache is worth
+MIDDLE = 512 << 10  # bytes that stay in the second cache
+FAR = 0.6  # loads that one from the second cache is worth
+FARTHER = 3.0  # and one from the third
 LATENCY = 4  # cycles until a sum can be added to again
 BRANCH = 20  # cycles that a mispredicted branch costs
+MASK = 15  # cycles until the loop of the next mask runs
 MOVED = 2  # cycles for each vector that is copied
+RUN = 60  # cycles until a run of numbers far from the last one is on its way from or to memory
 TURNED = 7  # cycles for each vector that is transposed
 
 
@@ -25,14 +31,14 @@ def cycles(layer: Layer, schedule: Schedule, n: int, lanes: int, density: float)
     return _positions(layer, schedule, n, lanes, density)
 
 
-def _entry(multiplied: float, loaded: float, chains: int) -> float:
-    """One entry: two loads and two multiply-adds in a cycle, and sums that wait for the entry before."""
-    return max(multiplied / 2, loaded / 2, LATENCY / chains)
+def _entry(multiplied: float, loaded: float, chains: float, lanes: int) -> float:
+    """One entry: two multiply-adds in a cycle, 64 bytes of loads, and sums that wait for the entry before."""
+    return max(multiplied / 2, loaded * lanes / 16, loaded / 2, LATENCY / chains)
 
 
 def _far(floats: int) -> float:
     """What a load of one of so many costs more than from the first cache."""
-    return max(0.0, 1 - CLOSE / (4 * floats)) * FAR
+    return max(0.0, 1 - CLOSE / (4 * floats)) * FAR + max(0.0, 1 - MIDDLE / (4 * floats)) * FARTHER
 
 
 def _outputs(layer: Layer, schedule: Schedule, n: int, lanes: int, density: float) -> float:
@@ -40,7 +46,7 @@ def _outputs(layer: Layer, schedule: Schedule, n: int, lanes: int, density: floa
     rows = min(schedule.registers, n)
     chains = max(schedule.unroll, PARTIAL // (rows * wide), 1)
     far = _far(2 * rows * layer.inputs)  # rows that lie far apart share few places of the first cache
-    each = _entry(rows * wide, rows * (1 + far) + wide + 1, chains)
+    each = _entry(rows * wide, rows * (1 + far) + wide, chains, lanes)
     turns = -(-layer.outputs // schedule.block) * -(-n // rows)
     return turns * (density * layer.inputs * each + BRANCH + rows * wide * MOVED)
 
@@ -48,16 +54,46 @@ def _outputs(layer: Layer, schedule: Schedule, n: int, lanes: int, density: floa
 def _positions(layer: Layer, schedule: Schedule, n: int, lanes: int, density: float) -> float:
     made = Positions(layer, schedule, lanes)
     cut, panel = made.cut, made.panel
-    tiles = n * panel.tiles * layer.groups if layer.image else -(-n // panel.tile)
+    strips = [schedule.strip] * (schedule.block // schedule.strip)
     far = _far(panel.stretch)
-    strips = [min(STRIP, schedule.block - at) for at in range(0, schedule.block, STRIP)]
-    block = 0.0
-    for _, count in made.chunks():
-        for size in strips:
-            chains = schedule.unroll if size * count * schedule.unroll <= CHAINS else 1
-            each = _entry(size * count, count * (1 + far) + size + 1, chains)
-            waits = size * count * MOVED * (1 if cut.stretches == 1 and panel.direct else 2)
-            block += density * cut.depth * each + BRANCH + waits
-    turned = 0 if panel.direct else TURNED * (layer.inputs + layer.outputs) * panel.width
-    laid = MOVED * panel.size / lanes if panel.direct else 0
-    return float(tiles * (cut.blocks * cut.stretches * block + turned + laid))
+    blocks = 0.0
+    for count, times in _counts(made, n).items():
+        blocks += times * sum(_strip(made, size, count, density, far) for size in strips)
+    if panel.direct:
+        tiles = n * panel.tiles * layer.groups
+        beside = (MOVED * panel.size / lanes + RUN * (layer.channels + layer.outputs)) * tiles
+    else:
+        beside = TURNED * (layer.inputs + layer.outputs) * -(-n // lanes)
+    return float(cut.blocks * cut.stretches * blocks + beside)
+
+
+def _counts(made: Positions, n: int) -> Counter[int]:
+    """Number of vectors -> how many chunks of `n` rows or images have so many."""
+    panel, registers = made.panel, made.schedule.registers
+    found: Counter[int] = Counter()
+    if panel.direct:
+        for _, count in made.parts():
+            found[count] += n * panel.tiles * made.layer.groups
+        return found
+    for rows, tiles in ((panel.tile, n // panel.tile), (n % panel.tile, 1)):
+        left = -(-rows // made.lanes)
+        for count in chunk_sizes(registers):
+            found[count] += tiles * (left // count)
+            left %= count
+    return found
+
+
+def _strip(made: Positions, size: int, count: int, density: float, far: float) -> float:
+    """The entries of one segment for `size` outputs and `count` vectors."""
+    schedule, lanes = made.schedule, made.lanes
+    if schedule.mixed:
+        read, values, ends = 1 - (1 - density) ** size, density * size, made.cut.masks * MASK
+    else:
+        read, values, ends = density, density * size, BRANCH / 2
+    chains = schedule.unroll if size * count * schedule.unroll <= CHAINS else 1
+    chains *= 1 if size * count >= LATENCY else size * count
+    each = _entry(values / read * count, count * (1 + far) + values / read, chains, lanes)
+    waits = float(size * count * MOVED)
+    if made.cut.stretches > 1 or not made.panel.direct:
+        waits *= 2 + _far(made.cut.span * schedule.block * made.line)
+    return read * made.cut.depth * each + ends + waits

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # Part of every record and kernel name: raise it when a template changes what it makes of the same knobs.
-VERSION = 2
+VERSION = 3
 OFFSET_LIMIT = 1 << 16
+STRIP = 8  # outputs of a block whose sums are held in registers at the same time, where positions lie in the lanes
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,14 @@ class Schedule:
 
     Attributes:
         template: `outputs` puts neighbouring outputs into the lanes of a vector, `positions` rows or pixels.
-        block: how many neighbouring outputs share their zeros.
+        block: how many neighbouring outputs are worked off together; they share their zeros unless `mixed`.
         tile: rows, pixels (pointwise images) or lines (other images) that one unit of work covers.
         registers: rows (`outputs`) or vectors (`positions`) whose sums are held in registers.
         depth: inputs, or channels of an image, that are worked through at a time; 0 is all.
         span: blocks of outputs worked through for each `depth`; 0 is all.
         unroll: copies of the innermost loop's body, with sums of their own where there are registers for them.
+        mixed: whether each output of a block has zeros of its own: what an input is multiplied by is read off a
+            mask, for each of which there is a loop (`positions`).
     """
 
     template: str
@@ -87,6 +90,12 @@ class Schedule:
     depth: int = 0
     span: int = 0
     unroll: int = 1
+    mixed: bool = False
+
+    @property
+    def strip(self) -> int:
+        """Outputs whose values lie together."""
+        return min(STRIP, self.block) if self.template == "positions" else self.block
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

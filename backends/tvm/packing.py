@@ -1,12 +1,16 @@
 """Lays the non-zeros of a weight out in the order in which a kernel reads them.
 
-A weight [groups, outputs, inputs] becomes three arrays. Blocks of `block` neighbouring outputs share their zeros.
-Segments follow each other as (group, span of blocks, stretch of inputs, block in the span); entries of a segment
-are the inputs where any output of the block is not zero:
+A weight [groups, outputs, inputs] becomes three arrays. `block` neighbouring outputs are worked off together.
+Segments follow each other as (group, span of blocks, stretch of inputs, block in the span), the blocks of a
+stretch sorted by how many entries they have: loops that end after as many rounds as the one before are predicted.
+Entries of a segment are the inputs where any output of the block is not zero:
 
-- values [entries, block]: the weights, zeros where a single one of them is zero;
+- values [entries, block]: the weights, zeros where a single one of them is zero; within a segment first those of
+  one strip of outputs, then those of the next. Of a `mixed` schedule the non-zeros alone: entries are sorted by
+  the mask of outputs that they belong to, 1 to 2^block - 1;
 - offsets [entries]: where the kernel finds that input, from the start of its stretch;
-- starts [segments + 1]: the first entry of each segment.
+- starts: the first entry of each segment, or of each mask in it, and the end; then which block of the span each
+  segment is; then, if `mixed`, the first value of each segment.
 """
 
 from __future__ import annotations
@@ -24,19 +28,34 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Order:
-    """How a weight is cut: `blocks` per group in `spans` of `span`, inputs in `stretches` of `depth`."""
+    """How a weight is cut: `blocks` per group in `spans` of `span`, inputs in `stretches` of `depth`.
 
+    A segment has entries of so many `masks`, one unless the outputs of a block have zeros of their own.
+    """
+
+    groups: int
     block: int
     blocks: int
     span: int
     spans: int
     depth: int
     stretches: int
+    masks: int
 
     @property
     def segments(self) -> int:
-        """Segments of one group; those beyond the last block are empty."""
-        return self.spans * self.stretches * self.span
+        """How many there are; those beyond a group's last block are empty."""
+        return self.groups * self.spans * self.stretches * self.span
+
+    @property
+    def numbers(self) -> int:
+        """Where in `starts` the blocks' numbers begin."""
+        return self.segments * self.masks + 1
+
+    @property
+    def firsts(self) -> int:
+        """Where in `starts` the segments' first values begin."""
+        return self.numbers + self.segments
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,9 @@ def order(layer: Layer, schedule: Schedule) -> Order:
     blocks = -(-layer.outputs // schedule.block)
     span = min(schedule.span or blocks, blocks)
     depth = layer.inputs if schedule.depth == 0 else min(schedule.depth * layer.taps, layer.inputs)
-    return Order(schedule.block, blocks, span, -(-blocks // span), depth, -(-layer.inputs // depth))
+    masks = (1 << schedule.block) - 1 if schedule.mixed else 1
+    stretches = -(-layer.inputs // depth)
+    return Order(layer.groups, schedule.block, blocks, span, -(-blocks // span), depth, stretches, masks)
 
 
 def pack(weight: Floats, bias: Floats | None, layer: Layer, schedule: Schedule, places: Ints) -> Packed:
@@ -71,20 +92,40 @@ def pack(weight: Floats, bias: Floats | None, layer: Layer, schedule: Schedule, 
     padded[:, : layer.outputs] = weight
     blocks = padded.reshape(layer.groups, cut.blocks, cut.block, layer.inputs)
     group, block, column = np.nonzero(np.any(blocks != 0, axis=2))
-    stretch = column // cut.depth
-    segment = (
-        (group * cut.spans + block // cut.span) * cut.stretches + stretch
-    ) * cut.span + block % cut.span
-    sequence = np.lexsort((column, segment))
-    counts = np.bincount(segment, minlength=layer.groups * cut.segments)
-    offsets = places[column % cut.depth][sequence]
+    entries = blocks[group, block, :, column]
+    mask = (entries != 0) @ (1 << np.arange(cut.block)) - 1 if schedule.mixed else np.zeros(len(column), int)
+    stretch = (group * cut.spans + block // cut.span) * cut.stretches + column // cut.depth
+    numbers = _sorted(stretch, block % cut.span, cut)
+    place = np.argsort(numbers, axis=1)[stretch, block % cut.span]
+    loop = (stretch * cut.span + place) * cut.masks + mask
+    sequence = np.lexsort((column, loop))
+    entries, offsets = entries[sequence], places[column % cut.depth][sequence]
+    edges = np.concatenate([[0], np.cumsum(np.bincount(loop, minlength=cut.segments * cut.masks))])
+    starts = [edges, numbers.ravel()]
+    if schedule.mixed:
+        stored = np.concatenate([[0], np.cumsum(np.count_nonzero(entries, axis=1))])
+        starts.append(stored[edges[: -1 : cut.masks]])
+        entries = entries[entries != 0]
+    elif schedule.strip < cut.block:
+        strips = entries.reshape(-1, schedule.strip)
+        number = np.arange(len(strips)) % (cut.block // schedule.strip)
+        entries = strips[np.lexsort((number, np.repeat(loop[sequence], cut.block // schedule.strip)))]
     kind = np.uint16 if places.max(initial=0) < OFFSET_LIMIT else np.int32
     return Packed(
-        np.ascontiguousarray(blocks[group, block, :, column][sequence]),
+        np.ascontiguousarray(entries),
         offsets.astype(kind),
-        np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        np.concatenate(starts).astype(np.int32),
         _padded_bias(bias, layer, cut),
     )
+
+
+def _sorted(stretch: Ints, block: Ints, cut: Order) -> Ints:
+    """The blocks of each stretch [stretches, span], those with most entries first; what is no block comes last."""
+    counts = np.zeros((cut.segments // cut.span, cut.span), np.int64)
+    np.add.at(counts, (stretch, block), 1)
+    span = np.arange(len(counts)) // cut.stretches % cut.spans
+    counts[span[:, None] * cut.span + np.arange(cut.span) >= cut.blocks] = -1
+    return np.asarray(np.argsort(-counts, axis=1, kind="stable"), np.int64)
 
 
 def _padded_bias(bias: Floats | None, layer: Layer, cut: Order) -> Floats:

@@ -20,10 +20,14 @@ def default_path() -> Path:
     return Path(folder) / "pruneopt" / "kernels.sqlite"
 
 
+def bucket(density: float) -> int:
+    """The step of density that a record holds for."""
+    return round(density * STEPS)
+
+
 def key(layer: Layer, block: int, density: float, n: int, target: str, threads: int) -> str:
     """What a record holds for: shape, pattern, density in steps of 5 %, `n` up to a power of two, and where."""
-    bucket = round(density * STEPS)
-    where = [VERSION, target, threads, block, bucket, max(0, n - 1).bit_length()]
+    where = [VERSION, target, threads, block, bucket(density), max(0, n - 1).bit_length()]
     return json.dumps([*where, layer.key()])
 
 

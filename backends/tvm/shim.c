@@ -70,7 +70,7 @@ enum { TYPE_ANY = 0, TYPE_FLOAT = 1, TYPE_UINT16 = 4, TYPE_INT32 = 6 };
 enum {
   CreateStatus = 0, CreateCustomOpDomain = 26, CustomOpDomain_Add = 27, AddCustomOpDomain = 28,
   GetTensorMutableData = 51, GetTensorElementType = 60, GetDimensionsCount = 61, GetDimensions = 62,
-  GetTensorTypeAndShape = 65, KernelInfoGetAttribute_string = 87, KernelContext_GetInput = 90,
+  GetTensorTypeAndShape = 65, KernelContext_GetInput = 90,
   KernelContext_GetOutput = 91, ReleaseStatus = 93, ReleaseTensorTypeAndShapeInfo = 99,
   KernelContext_ParallelFor = 274 /* version 17 */
 };
@@ -239,22 +239,18 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
   return failure(FAIL, text);
 }
 
-/* ---- The op ---- */
+/* ---- The ops: one for each kernel, of its name ---- */
+
+typedef struct { OrtCustomOp op; const Entry *entry; } Op; /* ONNX Runtime passes the address of `op` back */
 
 static OrtStatus *create(const OrtCustomOp *op, OrtApi unused, const OrtKernelInfo *info, void **kernel) {
-  char name[128], text[400];
-  size_t size = sizeof name;
-  (void)op; (void)unused;
-  OrtStatus *status = CALL(KernelInfoGetAttribute_string, OrtStatus *, const OrtKernelInfo *, const char *, char *, size_t *)(info, "kernel", name, &size);
-  if (status) return status;
-  for (size_t i = 0; i < ENTRIES; i++)
-    if (!strcmp(KERNELS[i].name, name)) { *kernel = (void *)&KERNELS[i]; return NULL; }
-  snprintf(text, sizeof text, "pruneopt: this library has no kernel '%s': model and library are not of the same `pruneopt tune`", name);
-  return failure(INVALID_ARGUMENT, text);
+  (void)unused; (void)info;
+  *kernel = (void *)((const Op *)op)->entry;
+  return NULL;
 }
 
 static void destroy(void *kernel) { (void)kernel; }
-static const char *op_name(const OrtCustomOp *op) { (void)op; return "SparseLinear"; }
+static const char *op_name(const OrtCustomOp *op) { return ((const Op *)op)->entry->name; }
 static const char *provider(const OrtCustomOp *op) { (void)op; return NULL; }
 static size_t inputs(const OrtCustomOp *op) { (void)op; return INPUTS; }
 static size_t outputs(const OrtCustomOp *op) { (void)op; return 1; }
@@ -268,7 +264,7 @@ static int input_type(const OrtCustomOp *op, size_t i) {
   return i == 2 ? TYPE_ANY : i == 3 ? TYPE_INT32 : TYPE_FLOAT;
 }
 
-static const OrtCustomOp OP = {
+static const OrtCustomOp MODEL = {
   .version = CUSTOM_OP_VERSION, .GetName = op_name, .GetExecutionProviderType = provider, .GetInputType = input_type,
   .GetInputTypeCount = inputs, .GetOutputType = output_type, .GetOutputTypeCount = outputs, .KernelDestroy = destroy,
   .GetInputCharacteristic = required, .GetOutputCharacteristic = required, .GetInputMemoryType = memory,
@@ -276,6 +272,13 @@ static const OrtCustomOp OP = {
   .GetVariadicOutputHomogeneity = one, .CreateKernelV2 = create, .KernelComputeV2 = compute, .GetStartVersion = one,
   .GetEndVersion = most,
 };
+
+static Op ops[ENTRIES];
+
+static void prepare(void) {
+  make_key();
+  for (size_t i = 0; i < ENTRIES; i++) ops[i] = (Op){MODEL, &KERNELS[i]};
+}
 
 /* ---- Loading ---- */
 
@@ -318,10 +321,11 @@ EXPORT OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase
     return refuse(base, text);
   }
   api = found;
-  pthread_once(&once, make_key);
+  pthread_once(&once, prepare);
   OrtCustomOpDomain *domain = NULL;
   OrtStatus *status = CALL(CreateCustomOpDomain, OrtStatus *, const char *, OrtCustomOpDomain **)("pruneopt", &domain);
-  if (!status) status = CALL(CustomOpDomain_Add, OrtStatus *, OrtCustomOpDomain *, const OrtCustomOp *)(domain, &OP);
+  for (size_t i = 0; i < ENTRIES && !status; i++)
+    status = CALL(CustomOpDomain_Add, OrtStatus *, OrtCustomOpDomain *, const OrtCustomOp *)(domain, &ops[i].op);
   if (!status) status = CALL(AddCustomOpDomain, OrtStatus *, OrtSessionOptions *, OrtCustomOpDomain *)(options, domain);
   return status; /* ONNX Runtime keeps a pointer to the domain for as long as sessions live: it is not released */
 }

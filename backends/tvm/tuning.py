@@ -20,7 +20,7 @@ from pruneopt.backends.tvm.compiler import Plan
 from pruneopt.backends.tvm.layer import VERSION, digest
 from pruneopt.backends.tvm.library import build
 from pruneopt.backends.tvm.measure import Trial, Work
-from pruneopt.backends.tvm.records import Records
+from pruneopt.backends.tvm.records import Records, bucket
 from pruneopt.backends.tvm.rewriting import rewrite
 from pruneopt.backends.tvm.sites import Site, Sizes, find
 from pruneopt.backends.tvm.target import Target
@@ -38,6 +38,11 @@ class Group:
     sites: list[Site]
     best: Best | None = None
     gain: float = 0.0  # time of the whole model without these kernels, over that with them
+
+    @property
+    def pattern(self) -> list[int]:
+        """Outputs that share their zeros, and the step of density that records know."""
+        return [blocks(self.sites[0].weight)[0], bucket(self.sites[0].density)]
 
 
 @dataclass
@@ -61,7 +66,7 @@ def groups(sites: Sequence[Site], n: Mapping[str, int]) -> list[Group]:
     """Sites by what their kernels have in common; `n` is the number of rows or images, by the name of y."""
     found: dict[Any, Group] = {}
     for site in sites:
-        key = (site.layer.key(), tuple(blocks(site.weight)), round(site.density, 1), n[site.y.name])
+        key = (site.layer.key(), tuple(blocks(site.weight)), bucket(site.density), n[site.y.name])
         found.setdefault(key, Group([])).sites.append(site)
     return list(found.values())
 
@@ -138,9 +143,10 @@ def gated(
 
     `ratio(a, b)` is the time of `a` over that of `b`. Each group is taken out of the model with all kernels that
     are still in; it stays out where that is no slower. Groups that should gain least go first. What was measured
-    is recorded, and holds for models with the same nodes and kernels at the same `where` (sizes and threads).
+    is recorded, and holds for models with the same nodes, patterns, densities in steps and kernels at the same
+    `where` (sizes and threads).
     """
-    names = [sorted((y, plan.name) for y, (_, plan) in plans([group], target).items()) for group in found]
+    names = [[group.pattern, *_names(group, target)] for group in found]
     key = digest(VERSION, target.key, where, names, [node.op for node in model.graph.nodes])
     known = records.gains(key)
     if known is None:
@@ -150,6 +156,10 @@ def gated(
         for group, gain in zip(found, known, strict=True):
             group.gain = gain
     return [group for group in found if group.gain > 1]
+
+
+def _names(group: Group, target: Target) -> list[tuple[str, str]]:
+    return sorted((y, plan.name) for y, (_, plan) in plans([group], target).items())
 
 
 def _race(

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
     "--size", "sizes", multiple=True, metavar="DIM=N", help="A dynamic dimension to tune for; repeatable."
 )
 @click.option("--calib", metavar="FILE.npz|DIR|MODULE:FUNCTION", help="Real inputs to tune for.")
-@click.option(
-    "--fallback", metavar="FILE.onnx", help="Also write the model with dense weights: no library needed."
-)
+@click.option("--fallback", is_flag=True, help="Let the model run without the library, too, at dense speed.")
 @click.option("--gate/--no-gate", default=True, help="Keep dense what is faster dense in the whole model.")
 @click.option("--tracker", metavar="HOST:PORT", help="TVM's RPC tracker, for a board to measure on.")
 @click.option("--key", help="The key of the board at the tracker.")
@@ -46,7 +44,7 @@ def tune(
     trials: int,
     sizes: Sequence[str],
     calib: str | None,
-    fallback: str | None,
+    fallback: bool,
     gate: bool,
     tracker: str | None,
     key: str | None,

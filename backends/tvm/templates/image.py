@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from math import lcm
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,10 @@ class Pixels:
         self.size = layer.channels * self.channel
         positions = (self.lines - 1) * self.pitch + image.out[1]
         self.width = -(-positions // lanes)
+        self.period = lcm(self.pitch, lanes) // lanes
+        lines = self.period * lanes // self.pitch
+        self.passed = lines * image.out[1]
+        self.periods = self.lines // lines
 
     def places(self) -> Ints:
         image = self.image
@@ -87,12 +92,6 @@ class Pixels:
             for j in range(image.kernel[1])
         ]
         return np.asarray((np.arange(self.depth)[:, None] * self.channel + np.array(taps)).ravel(), np.int64)
-
-    def full(self, k: Frame, tile: Expr) -> None:
-        """Every tile is."""
-
-    def valid(self, k: Frame, tile: Expr) -> Expr:
-        return self.width
 
     def _top(self, tile: Expr) -> Expr:
         """First output line of a tile."""

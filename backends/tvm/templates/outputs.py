@@ -11,12 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 from pruneopt.backends.tvm.layer import Layer, Schedule
+from pruneopt.backends.tvm.packing import order
 from pruneopt.backends.tvm.templates.activation import activated
 from pruneopt.backends.tvm.templates.frame import (
     Expr,
     Frame,
     bound,
     builder,
+    either,
     left_over,
     load,
     over,
@@ -37,6 +39,7 @@ class Outputs:
         self.schedule = schedule
         self.lanes = min(lanes, schedule.block)
         self.blocks = -(-layer.outputs // schedule.block)
+        self.numbers = order(layer, schedule).numbers
         self.scratch = 1
 
     def places(self) -> range:
@@ -51,19 +54,28 @@ class Outputs:
             rows = bound(T.min(k.n - top, self.schedule.tile))
             first = bound(over(part * self.blocks, k.parts))
             last = bound(over((part + 1) * self.blocks, k.parts))
-            if self.layer.outputs % self.schedule.block == 0:
-                with T.serial(first, last) as block:
-                    self._block(k, top, rows, block, self.schedule.block)
-            else:
-                with T.serial(first, T.min(last, self.blocks - 1)) as block:
-                    self._block(k, top, rows, block, self.schedule.block)
-                with T.If(last == self.blocks), T.Then():
-                    self._block(k, top, rows, self.blocks - 1, self.layer.outputs % self.schedule.block)
+            with T.serial(first, last) as i:
+                block = bound(k.starts[self.numbers + i])
+                edges = [bound(k.starts[i]), bound(k.starts[i + 1])]
+                self._fitting(k, top, rows, edges, block)
 
-    def _block(self, k: Frame, top: Expr, rows: Expr, block: Expr, outputs: int) -> None:
+    def _fitting(self, k: Frame, top: Expr, rows: Expr, edges: list[Expr], block: Expr) -> None:
+        """One block, the last of which may have fewer outputs."""
+        full, some = self.schedule.block, self.layer.outputs % self.schedule.block
+        if not some:
+            self._block(k, top, rows, edges, block, full)
+            return
+        last = block == self.blocks - 1
+        either(
+            last,
+            lambda: self._block(k, top, rows, edges, block, some),
+            lambda: self._block(k, top, rows, edges, block, full),
+        )
+
+    def _block(self, k: Frame, top: Expr, rows: Expr, edges: list[Expr], block: Expr, outputs: int) -> None:
         """All rows of a tile for one block; the rows left over go in powers of two."""
         T = builder()
-        start, stop = bound(k.starts[block]), bound(k.starts[block + 1])
+        start, stop = edges
         many = self.schedule.registers
         with T.serial(0, over(rows, many)) as step:
             self._rows(k, top + step * many, many, start, stop, block, outputs)

@@ -6,12 +6,15 @@ block of outputs and `registers` vectors of positions,
     sums[output] += values[entry, output] * panel[place(entry) + position]
 
 goes through the entries of one stretch of inputs at a time, so that its part of the panel stays in the first
-cache. Sums wait in `scratch` between stretches, and after the last where they must be turned. The panel
-(`rows.Rows` or `image.Pixels`) knows how inputs become positions and how sums become outputs.
+cache. If the outputs of a block have zeros of their own (`mixed`), there is a loop for each mask of outputs: what
+is loaded of the panel serves as many of them as it can. Sums wait in `scratch` between stretches, and after the
+last where they must be turned. The panel (`rows.Rows` or `image.Pixels`) knows how inputs become positions and how
+sums become outputs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
@@ -35,7 +38,6 @@ from pruneopt.backends.tvm.templates.frame import (
     when,
 )
 
-STRIP = 8  # outputs of a block whose sums are held in registers at the same time
 CHAINS = 8  # sums in flight that hide the latency of an addition
 MARGIN = 64  # floats behind the panel that a last vector may read
 
@@ -46,6 +48,9 @@ class Panel(Protocol):
     size: int  # floats
     stretch: int  # floats of one stretch of inputs
     width: int  # positions of a full tile, in vectors
+    period: int  # vectors after which lines begin where vectors do, again
+    passed: int  # places in `y` that a period stands for, where sums are stored direct
+    periods: int  # how many of them are full
     direct: bool
     area: int  # floats of one output, where sums are stored direct
 
@@ -55,11 +60,8 @@ class Panel(Protocol):
     def fill(self, k: Frame, tile: Expr) -> None:
         """Emit the code that lays the inputs of a tile out."""
 
-    def full(self, k: Frame, tile: Expr) -> Expr | None:
-        """Whether the tile has `width` vectors; None where every tile has."""
-
     def valid(self, k: Frame, tile: Expr) -> Expr:
-        """Vectors of the tile that hold positions."""
+        """Vectors of the tile that hold positions; fewer than `width` only where sums are not stored direct."""
 
     def origin(self, tile: Expr) -> Expr:
         """Where in `y` the tile's first output begins."""
@@ -80,9 +82,8 @@ class Stretch:
         segment: the first of the span's segments.
         blocks: how many there are.
         first: the span's first output.
+        bias: where its biases begin.
         origin: where in `y` the tile's first output begins.
-        bias: where sums begin, else they are continued.
-        last: whether sums end here.
     """
 
     tile: Expr
@@ -90,20 +91,51 @@ class Stretch:
     segment: Expr
     blocks: Expr
     first: Expr
+    bias: Expr
     origin: Expr
-    bias: Expr | None
-    last: bool
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """`count` vectors from `start` on; `vector` is the first of them, and `passed` places of `y` lie before that."""
+
+    start: Expr
+    count: int
+    vector: int
+    passed: Expr = 0
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Outputs `line` to `line + size` of a span, `offset` in their block; vectors `start` to `start + count`."""
+    """Outputs `line` to `line + size` of a span, `offset` in their block, at some vectors of positions."""
 
     line: Expr
     offset: int
     size: int
+    chunk: Chunk
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Entries `start` to `stop`, of which each has a value for some `outputs` of a strip; the first is at `value`."""
+
     start: Expr
-    count: int
+    stop: Expr
+    outputs: tuple[int, ...]
+    value: Expr
+    step: int
+
+
+def split(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    """(first, count) of parts of `start` to `stop`, none larger than `most`, as even as they can be."""
+    parts = -(-(stop - start) // most)
+    edges = [start + (stop - start) * i // parts for i in range(parts + 1)] if parts else []
+    return [(a, b - a) for a, b in pairwise(edges)]
+
+
+def chunk_sizes(registers: int) -> list[int]:
+    """`registers`, and the powers of two below."""
+    return [registers, *(1 << bit for bit in reversed(range((registers - 1).bit_length())))]
 
 
 class Positions:
@@ -146,18 +178,12 @@ class Positions:
         blocks = bound(T.min(cut.span, cut.blocks - span * cut.span))
         bias = bound((group * cut.blocks + span * cut.span) * block)
         first = bound(span * cut.span * block)
-
-        def stretch(number: Expr, last: bool) -> None:
-            begin = bias if isinstance(number, int) and number == 0 else None
-            here = segment + number * cut.span
-            self._stretch(k, Stretch(tile, number, here, blocks, first, origin, begin, last))
-
-        stretch(0, cut.stretches == 1)
-        if cut.stretches > 2:
-            with T.serial(1, cut.stretches - 1) as number:
-                stretch(number, False)
-        if cut.stretches > 1:
-            stretch(cut.stretches - 1, True)
+        if cut.stretches == 1:
+            self._stretch(k, Stretch(tile, 0, segment, blocks, first, bias, origin))
+        else:
+            with T.serial(0, cut.stretches) as number:
+                here = bound(segment + number * cut.span)
+                self._stretch(k, Stretch(tile, number, here, blocks, first, bias, origin))
         if not self.panel.direct:
             count = T.min(blocks * block, self.layer.outputs - first)
             self.panel.keep(k, tile, self.sums, first, bound(count))
@@ -165,87 +191,154 @@ class Positions:
     def _stretch(self, k: Frame, at: Stretch) -> None:
         """All blocks of a span for one stretch of inputs."""
         T = builder()
-        block = self.schedule.block
-        with T.serial(0, at.blocks) as number:
-            edges = [bound(k.starts[at.segment + number + i]) for i in (0, 1)]
+        cut, block = self.cut, self.schedule.block
+        with T.serial(0, at.blocks) as i:
+            segment = bound(at.segment + i)
+            line = bound(k.starts[cut.numbers + segment] * block)
+            edges = [bound(k.starts[segment * cut.masks + i]) for i in range(cut.masks + 1)]
+            first = bound(k.starts[cut.firsts + segment]) if self.schedule.mixed else edges[0] * block
 
-            def strips(start: Expr, count: int) -> None:
-                for offset in range(0, block, STRIP):
-                    size = min(STRIP, block - offset)
-                    self._sums(k, at, Strip(number * block + offset, offset, size, start, count), *edges)
+            def strips(chunk: Chunk) -> None:
+                size = self.schedule.strip
+                for offset in range(0, block, size):
+                    self._sums(k, at, Strip(line + offset, offset, size, chunk), edges, first)
 
-            def whole() -> None:
-                for start, count in self.chunks():
-                    strips(start, count)
+            self._chunks(strips) if self.panel.direct else self._some(self.panel.valid(k, at.tile), strips)
 
-            def some() -> None:
-                with T.serial(0, self.panel.valid(k, at.tile)) as start:
-                    strips(start, 1)
+    def _chunks(self, each: Callable[[Chunk], None]) -> None:
+        """Emit `each` for all chunks of a tile; what repeats itself in a loop."""
+        panel = self.panel
+        repeats, many, rest = self.chunks()
+        if repeats:
+            with builder().serial(0, repeats) as i:
+                for start, count in split(0, many * panel.period, self.schedule.registers):
+                    each(Chunk(i * (many * panel.period) + start, count, start, i * (many * panel.passed)))
+        for start, count in rest:
+            each(Chunk(start, count, start))
 
-            full = self.panel.full(k, at.tile)
-            whole() if full is None else either(full, whole, some)
+    def _some(self, valid: Expr, each: Callable[[Chunk], None]) -> None:
+        """Emit `each` for chunks of `valid` vectors: as many as there are registers for, then powers of two."""
+        done: Expr = 0
+        for count in chunk_sizes(self.schedule.registers):
+            turns = bound(over(valid - done, count))
+            with builder().serial(0, turns) as i:
+                each(Chunk(bound(done + i * count), count, 0))
+            done = bound(done + turns * count)
 
-    def chunks(self) -> list[tuple[int, int]]:
-        """(first, count) of the vectors that are summed at the same time, as even as they can be."""
-        chunks = -(-self.panel.width // self.schedule.registers)
-        edges = [self.panel.width * i // chunks for i in range(chunks + 1)]
-        return [(a, b - a) for a, b in pairwise(edges)]
+    def parts(self) -> list[tuple[int, int]]:
+        """(first, count) of all chunks of a full tile."""
+        repeats, many, rest = self.chunks()
+        inner = split(0, many * self.panel.period, self.schedule.registers)
+        again = [
+            (i * many * self.panel.period + start, count) for i in range(repeats) for start, count in inner
+        ]
+        return again + rest
 
-    def _sums(self, k: Frame, at: Stretch, strip: Strip, start: Expr, stop: Expr) -> None:
-        """Sums of a strip over the entries from `start` to `stop`."""
-        T = builder()
-        many = strip.size * strip.count
+    def chunks(self) -> tuple[int, int, list[tuple[int, int]]]:
+        """So many repeats of so many periods, and (first, count) of the vectors left over."""
+        panel, registers = self.panel, self.schedule.registers
+        turns = -(-panel.periods // max(1, registers // panel.period))
+        many = -(-panel.periods // max(1, turns))
+        repeats = panel.periods // many if many else 0
+        return repeats, many, split(repeats * many * panel.period, panel.width, registers)
+
+    def _sums(self, k: Frame, at: Stretch, strip: Strip, edges: list[Expr], first: Expr) -> None:
+        """Sums of a strip over the entries of a segment, whose masks' entries begin at `edges`."""
+        many = strip.size * strip.chunk.count
         copies = self.schedule.unroll
-        chains = copies if many * copies <= CHAINS else 1
-        sums = [vectors(many, self.lanes) for _ in range(chains)]
-        for chain, own in enumerate(sums):
-            for i, each in enumerate(own):
-                begin = spread(T.float32(0), self.lanes) if chain else self._begin(k, at, strip, i)
-                store(each, 0, begin, self.lanes)
-        whole = bound(over(stop - start, copies))
-        with T.serial(0, whole) as step:
-            for copy in range(copies):
-                self._add(k, at, strip, start + step * copies + copy, sums[copy % chains])
-        if copies > 1:
-            with T.serial(start + whole * copies, stop) as entry:
-                self._add(k, at, strip, entry, sums[0])
+        sums = [vectors(many, self.lanes) for _ in range(copies if many * copies <= CHAINS else 1)]
+        for chain in sums[1:]:
+            for each in chain:
+                store(each, 0, spread(builder().float32(0), self.lanes), self.lanes)
+        self._begin(k, at, strip, sums[0])
+        for mask, (start, stop) in enumerate(pairwise(edges), 1):
+            if self.schedule.mixed:
+                outputs = tuple(o for o in range(strip.size) if mask >> o & 1)
+                entries = Entries(start, stop, outputs, first, len(outputs))
+                first = bound(first + (stop - start) * len(outputs))
+            else:
+                outputs = tuple(range(strip.size))
+                entries = Entries(start, stop, outputs, first + (stop - start) * strip.offset, strip.size)
+            self._loop(k, at, strip, entries, sums)
         for i, each in enumerate(sums[0]):
             for other in sums[1:]:
                 store(each, 0, load(each, 0, self.lanes) + load(other[i], 0, self.lanes), self.lanes)
-            self._end(k, at, strip, i, each)
+        self._end(k, at, strip, sums[0])
+
+    def _loop(self, k: Frame, at: Stretch, strip: Strip, entries: Entries, sums: list[list[Any]]) -> None:
+        """Adds the products of all entries; what is left over from `copies` of the body goes one by one."""
+        T = builder()
+        copies = self.schedule.unroll
+        whole = bound(over(entries.stop - entries.start, copies))
+        with T.serial(0, whole) as step:
+            for copy in range(copies):
+                self._add(k, at, strip, entries, step * copies + copy, sums[copy % len(sums)])
+        if copies > 1:
+            with T.serial(whole * copies, entries.stop - entries.start) as i:
+                self._add(k, at, strip, entries, i, sums[0])
+
+    def _add(self, k: Frame, at: Stretch, strip: Strip, entries: Entries, i: Expr, sums: list[Any]) -> None:
+        """Adds the products of the `i`-th of the entries to the sums of its outputs.
+
+        One weight at a time: all of them, and all of x, would not fit into the registers beside the sums.
+        """
+        lanes = self.lanes
+        place = bound(
+            at.number * self.panel.stretch + k.offset(entries.start + i) + strip.chunk.start * lanes
+        )
+        value = bound(entries.value + i * entries.step)
+        xs = [load(k.scratch, place + v * lanes, lanes) for v in range(strip.chunk.count)]
+        xs = list(map(bound, xs)) if len(entries.outputs) > 1 else xs
+        for number, o in enumerate(entries.outputs):
+            weight = spread(k.values[value + number], lanes)
+            weight = bound(weight) if strip.chunk.count > 1 else weight
+            for v, x in enumerate(xs):
+                each = sums[o * strip.chunk.count + v]
+                store(each, 0, load(each, 0, lanes) + weight * x, lanes)
 
     def _waiting(self, strip: Strip, i: int) -> Expr:
         """Where a vector of sums waits between stretches."""
-        output, vector = divmod(i, strip.count)
-        return self.sums + (strip.line + output) * self.line + (strip.start + vector) * self.lanes
+        output, vector = divmod(i, strip.chunk.count)
+        return self.sums + (strip.line + output) * self.line + (strip.chunk.start + vector) * self.lanes
 
-    def _begin(self, k: Frame, at: Stretch, strip: Strip, i: int) -> Expr:
-        if at.bias is None:
-            return load(k.scratch, self._waiting(strip, i), self.lanes)
-        return spread(k.bias[at.bias + strip.line + i // strip.count], self.lanes)
+    def _begin(self, k: Frame, at: Stretch, strip: Strip, sums: list[Any]) -> None:
+        """Sums begin with the bias, and go on where the stretch before has left them."""
 
-    def _add(self, k: Frame, at: Stretch, strip: Strip, entry: Expr, sums: list[Any]) -> None:
-        """Adds the products of one entry to all sums."""
-        place = bound(at.number * self.panel.stretch + k.offset(entry) + strip.start * self.lanes)
-        here = entry * self.schedule.block + strip.offset
-        weights = [spread(k.values[here + o], self.lanes) for o in range(strip.size)]
-        weights = list(map(bound, weights)) if strip.count > 1 else weights
-        for v in range(strip.count):
-            x = load(k.scratch, place + v * self.lanes, self.lanes)
-            x = bound(x) if strip.size > 1 else x
-            for o in range(strip.size):
-                each = sums[o * strip.count + v]
-                store(each, 0, load(each, 0, self.lanes) + weights[o] * x, self.lanes)
+        def bias() -> None:
+            for i, each in enumerate(sums):
+                value = k.bias[at.bias + strip.line + i // strip.chunk.count]
+                store(each, 0, spread(value, self.lanes), self.lanes)
 
-    def _end(self, k: Frame, at: Stretch, strip: Strip, i: int, sums: Any) -> None:
-        output, vector = divmod(i, strip.count)
-        if not (at.last and self.panel.direct):
-            store(k.scratch, self._waiting(strip, i), load(sums, 0, self.lanes), self.lanes)
-            return
+        def waiting() -> None:
+            for i, each in enumerate(sums):
+                store(each, 0, load(k.scratch, self._waiting(strip, i), self.lanes), self.lanes)
+
+        bias() if self.cut.stretches == 1 else either(at.number == 0, bias, waiting)
+
+    def _end(self, k: Frame, at: Stretch, strip: Strip, sums: list[Any]) -> None:
+        """Sums go where they wait, or after the last stretch to `y` if the panel can put them there."""
+
+        def wait() -> None:
+            for i, each in enumerate(sums):
+                store(k.scratch, self._waiting(strip, i), load(each, 0, self.lanes), self.lanes)
+
+        def put() -> None:
+            for i, each in enumerate(sums):
+                self._put(k, at, strip, i, each)
+
+        if not self.panel.direct:
+            wait()
+        elif self.cut.stretches == 1:
+            put()
+        else:
+            either(at.number == self.cut.stretches - 1, put, wait)
+
+    def _put(self, k: Frame, at: Stretch, strip: Strip, i: int, sums: Any) -> None:
+        output, vector = divmod(i, strip.chunk.count)
         number = at.first + strip.line + output
-        target = at.origin + number * self.panel.area
+        target = at.origin + number * self.panel.area + strip.chunk.passed
         if self.layer.outputs % self.schedule.block == 0:
-            self.panel.put(k, target, strip.start + vector, sums)
+            self.panel.put(k, target, strip.chunk.vector + vector, sums)
             return
         with when(number < self.layer.outputs):
-            self.panel.put(k, target, strip.start + vector, sums)
+            self.panel.put(k, target, strip.chunk.vector + vector, sums)

@@ -24,7 +24,7 @@ class Rows:
     """A tile of `schedule.tile` rows, a multiple of the lanes; the last may hold fewer."""
 
     direct = False
-    area = 0
+    area = period = periods = passed = 0
 
     def __init__(self, layer: Layer, schedule: Schedule, cut: Order, lanes: int) -> None:
         self.layer = layer
@@ -37,9 +37,6 @@ class Rows:
 
     def places(self) -> Ints:
         return np.arange(self.depth) * self.tile
-
-    def full(self, k: Frame, tile: Expr) -> Expr:
-        return k.n - tile * self.tile >= self.tile
 
     def valid(self, k: Frame, tile: Expr) -> Expr:
         T = builder()

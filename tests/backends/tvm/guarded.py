@@ -75,7 +75,12 @@ def random_schedule(rng: random.Random, layer: Layer) -> Schedule:
         return Schedule("outputs", block, rows * rng.choice([1, 2]), rows, unroll=rng.choice([1, 2]))
     tile = rng.choice([1, 2, 3, 16, 33, 64])
     depth, span = rng.choice([0, 1, 5, 16]), rng.choice([0, 1, 3])
-    return Schedule("positions", block, tile, rng.choice([1, 2, 3]), depth, span, rng.choice([1, 2]))
+    registers, unroll, mixed = (
+        rng.choice([1, 2, 3]),
+        rng.choice([1, 2]),
+        1 < block <= 4 and rng.random() < 0.7,
+    )
+    return Schedule("positions", block, tile, registers, depth, span, unroll, mixed)
 
 
 def random_weight(rng: np.random.Generator, layer: Layer, block: int) -> Floats:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import json
+import random
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 pytest.importorskip("tvm", reason="sparse kernels are compiled by TVM")
@@ -16,9 +19,10 @@ pytest.importorskip("tvm", reason="sparse kernels are compiled by TVM")
 from pruneopt.backends.ort import Session
 from pruneopt.backends.tvm.candidates import blocks, candidates
 from pruneopt.backends.tvm.compiler import Plan
+from pruneopt.backends.tvm.fallback import INPUTS, function
 from pruneopt.backends.tvm.layer import Layer, Schedule
 from pruneopt.backends.tvm.library import build
-from pruneopt.backends.tvm.packing import pack
+from pruneopt.backends.tvm.packing import order, pack
 from pruneopt.backends.tvm.records import Records
 from pruneopt.backends.tvm.rewriting import rewrite
 from pruneopt.backends.tvm.sites import find
@@ -27,7 +31,7 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.runtime import session
 from pruneopt.tune import tune
-from tests.backends.tvm.guarded import failures
+from tests.backends.tvm.guarded import failures, random_layer, random_schedule, random_weight, reference
 
 RNG = np.random.default_rng(3)
 
@@ -82,7 +86,6 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
         sizes={"t": 20},
         gate=False,
         cache=folder / "records",
-        fallback=folder / "dense.onnx",
     )
     return dense, folder / "out.onnx"
 
@@ -100,15 +103,65 @@ def test_one_library_serves_every_batch_and_length(
 def test_bias_and_activation_are_fused_and_the_file_shrinks(written: tuple[Model, Path]) -> None:
     dense, out = written
     made = onnx.load(out)
-    assert [node.op_type for node in made.graph.node] == ["SparseLinear"] * 2
+    assert [node.domain for node in made.graph.node] == ["pruneopt"] * 2
     assert out.stat().st_size < 0.5 * len(dense.proto().SerializeToString())
 
 
-def test_the_fallback_runs_without_the_library(written: tuple[Model, Path]) -> None:
-    dense, out = written
+def test_the_fallback_runs_without_the_library_and_gives_way_to_it(tmp_path: Path) -> None:
+    dense = perceptron()
+    out = tmp_path / "out.onnx"
+    options = {"trials": 1, "sizes": {"t": 20}, "gate": False, "cache": tmp_path / "records"}
+    tune(dense, out, fallback=True, **options)
     x = RNG.standard_normal((2, 3, 96)).astype(np.float32)
-    found = Session(Model.load(out.with_name("dense.onnx"))).run({"x": x})["y"]
-    np.testing.assert_array_equal(found, Session(dense).run({"x": x})["y"])
+    wanted = Session(dense).run({"x": x})["y"]
+    alone = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(alone.run(None, {"x": x})[0], wanted, rtol=1e-5, atol=1e-5)
+    profile = onnxruntime.SessionOptions()
+    profile.enable_profiling = True
+    profile.profile_file_prefix = str(tmp_path / "profile")
+    opened = session(out, profile)
+    np.testing.assert_allclose(opened.run(None, {"x": x})[0], wanted, rtol=1e-4, atol=1e-4)
+    ran = {
+        event["args"]["op_name"]
+        for event in json.loads(Path(opened.end_profiling()).read_text())
+        if "op_name" in event.get("args", {})
+    }
+    assert all(name.startswith("sparse_") for name in ran)
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_the_fallback_of_random_kernels_is_what_they_compute(number: int) -> None:
+    rng = random.Random(number)
+    layer = random_layer(rng)
+    plan = Plan(layer, random_schedule(rng, layer), 8)
+    data = np.random.default_rng(number)
+    weight = random_weight(data, layer, plan.schedule.block)
+    bias = data.standard_normal(layer.groups * layer.outputs).astype(np.float32)
+    packed = pack(weight, bias, layer, plan.schedule, plan.places())
+    image = layer.image
+    shape = (3, layer.groups * layer.channels, *image.size) if image else (3, layer.inputs)
+    x = data.standard_normal(shape).astype(np.float32)
+    node = onnx.helper.make_node(plan.name, list(INPUTS), ["y"], domain="pruneopt")
+    arrays = {
+        "values": packed.values,
+        "offsets": packed.offsets,
+        "starts": packed.starts,
+        "bias": packed.bias,
+    }
+    ends = [
+        onnx.helper.make_tensor_value_info("x", 1, shape),
+        onnx.helper.make_tensor_value_info("y", 1, None),
+    ]
+    stored = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], stored)
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("pruneopt", 1)]
+    made = onnx.helper.make_model(
+        graph, functions=[function("pruneopt", plan, 17)], opset_imports=opsets, ir_version=8
+    )
+    alone = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    wanted = reference(x, weight, bias, layer)
+    error = np.abs(alone.run(None, {"x": x})[0] - wanted).max() / max(1.0, np.abs(wanted).max())
+    assert error < 1e-5
 
 
 def test_many_threads_share_a_session(written: tuple[Model, Path]) -> None:
@@ -159,7 +212,7 @@ def test_another_input_is_refused(written: tuple[Model, Path]) -> None:
 
 def test_a_library_of_another_model_is_refused(written: tuple[Model, Path]) -> None:
     proto = onnx.load(written[1])
-    proto.graph.node[0].attribute[0].s = b"sparse_000000000000"
+    proto.graph.node[0].op_type = "sparse_000000000000"
     onnx.save(proto, written[1].with_name("other.onnx"))
     with pytest.raises(PruneoptError, match="not of the same `pruneopt tune`"):
         session(written[1].with_name("other.onnx"), library=written[1].with_name("out.kernels.so"))
@@ -225,10 +278,20 @@ def test_the_pattern_is_read_off_the_zeros(block: int, wanted: list[int]) -> Non
 def test_packing_keeps_every_entry() -> None:
     layer, schedule = Layer(40, 30), Schedule("positions", 4, 16, 1, depth=16, span=3)
     weight = sparse((30, 40), 4, 0.3)
-    plan = Plan(layer, schedule, 4)
-    packed = pack(weight[None], None, layer, schedule, plan.places())
+    packed = pack(weight[None], None, layer, schedule, Plan(layer, schedule, 4).places())
+    cut = order(layer, schedule)
     assert np.count_nonzero(packed.values) == np.count_nonzero(weight)
-    assert packed.starts[-1] == len(packed.values)
+    assert packed.starts[cut.segments] == len(packed.values)
+    counts = np.diff(packed.starts[: cut.segments + 1]).reshape(-1, cut.span)
+    assert (np.diff(counts, axis=1) <= 0).all()
+
+
+def test_mixed_blocks_store_nothing_but_non_zeros() -> None:
+    layer, schedule = Layer(40, 30), Schedule("positions", 4, 16, 1, mixed=True)
+    weight = sparse((30, 40), 1, 0.3)
+    packed = pack(weight[None], None, layer, schedule, Plan(layer, schedule, 4).places())
+    np.testing.assert_array_equal(np.sort(packed.values), np.sort(weight[weight != 0]))
+    assert len(packed.offsets) < len(packed.values)
 
 
 def test_candidates_are_few_and_the_same_each_time() -> None:
