@@ -102,11 +102,6 @@ class Session:
         """Ends profiling; the path of the file with the times."""
         return str(self._session.end_profiling())
 
-    def accepts(self, feeds: Feeds) -> bool:
-        """Whether the model runs with `feeds` and no output is empty. Raises like `run`."""
-        arrays = (value for value in self.run(feeds).values() if isinstance(value, np.ndarray))
-        return all(array.size for array in arrays)
-
     def _run_foreign(self, feeds: Feeds) -> list[Any]:
         values = {name: self._value(name, array) for name, array in feeds.items()}
         return [_array(value) for value in self._session.run_with_ort_values(self.outputs, values)]

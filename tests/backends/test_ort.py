@@ -142,12 +142,6 @@ def test_a_run_that_fails_says_why_without_c_plus_plus() -> None:
     assert "onnxruntime::" not in str(caught.value)
 
 
-def test_accepts_wants_elements() -> None:
-    session = ort.Session(model("g (float[N] x) => (float[N] y) { y = Abs(x) }"))
-    assert session.accepts({"x": np.ones(1, np.float32)})
-    assert not session.accepts({"x": np.ones(0, np.float32)})
-
-
 def test_timing_is_relative_to_the_first() -> None:
     sessions = [
         ort.Session(model(f"g (float[N] x) => (float[N] y) {{ a = {op}(x) y = {op}(a) }}"))
