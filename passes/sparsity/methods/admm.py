@@ -13,7 +13,7 @@ import numpy as np
 from pruneopt.passes.sparsity.gram import Gram, needed
 from pruneopt.passes.sparsity.patterns import Array, Pattern
 
-RISING, SETTLING = 15, 5  # rounds
+RISING, SETTLING = 30, 10  # rounds
 
 
 def admm(weight: Array, gram: Gram | None, pattern: Pattern, sparsity: float) -> Array:
