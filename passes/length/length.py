@@ -12,6 +12,7 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, Unchanged, prove
 from pruneopt.passes.length.amount import Amount
+from pruneopt.passes.length.cache.budget import Budget, within
 from pruneopt.passes.length.extent import ROLES, fewer_places, within_budget
 from pruneopt.passes.length.extent.padding import without_padding
 from pruneopt.passes.length.faults import faults, useless
@@ -44,6 +45,9 @@ class Length:
         frames: share of the frames of videos, or of the slices of volumes, to keep.
         sequence: share of a fixed number of tokens or samples to keep, those at the front.
         trim: columns that are padding in all rows of a batch go, whatever their number; by itself.
+        context: tokens that the key-value caches of a decoder hand on at most, by itself; where keys are turned by
+            their places, these are counted inside the cache.
+        sinks: of these, how many are the first ones; the others are the last ones.
         inputs: the inputs themselves become smaller (the signature changes), and outputs that have places.
     """
 
@@ -58,13 +62,20 @@ class Length:
     frames: float | None = None
     sequence: float | None = None
     trim: bool = False
+    context: int | None = None
+    sinks: int = 4
     inputs: bool = False
 
     def __post_init__(self) -> None:
         given = [n for n in (*AMOUNTS, *ROLES) if getattr(self, n) is not None]
-        if len(given) + self.trim != 1 and (self.trim or not given or set(given) - set(ROLES)):
+        alone = self.trim + (self.context is not None)
+        if len(given) + alone != 1 and (alone or not given or set(given) - set(ROLES)):
             raise UsageError(
-                f"length: say how much with one of {', '.join(AMOUNTS)}, trim, or with some of {', '.join(ROLES)}"
+                f"length: say how much with one of {', '.join(AMOUNTS)}, trim, context, or some of {', '.join(ROLES)}"
+            )
+        if self.context is not None and not 0 <= self.sinks < self.context:
+            raise UsageError(
+                f"length: of context={self.context} tokens, sinks={self.sinks} cannot be the first ones"
             )
         for name in given:
             value = getattr(self, name)
@@ -93,6 +104,8 @@ class Length:
         """
         if self.trim:
             return without_padding(model, context)
+        if self.context is not None:
+            return within(model, Budget(self.context, self.sinks), context)
         if self._places:
             return self._smaller(model, context)
         context = long_enough(model, context)

@@ -40,7 +40,8 @@ class Attention:
 
     Attributes:
         softmax: the node; its first input are the scores, its first output the probabilities, `[..., queries, keys]`.
-        key: name of what the scores are a product of on the side of the keys.
+        query: name of what the scores are a product of on the side of the queries.
+        key: the same on the side of the keys.
         value: name of what the probabilities are multiplied with.
         product: that product's node.
         tokens: the axis of the keys.
@@ -48,6 +49,7 @@ class Attention:
     """
 
     softmax: gs.Node
+    query: str
     key: str
     value: str
     product: gs.Node
@@ -147,8 +149,9 @@ class Tokens:
         if product is None or scores is None:
             return None
         node, slot = product
-        key, value = scores.inputs[_key_slot(scores)].name, node.inputs[1 - slot].name
-        return Attention(softmax, key, value, node, keys, axes[-2])
+        at = _key_slot(scores)
+        query, key, value = scores.inputs[1 - at].name, scores.inputs[at].name, node.inputs[1 - slot].name
+        return Attention(softmax, query, key, value, node, keys, axes[-2])
 
     def _forward(self, softmax: gs.Node, keys: Axis) -> tuple[gs.Node, int] | None:
         """The node that contracts the probabilities over the keys, and at which input."""
