@@ -54,7 +54,7 @@ class Sparsify:
     latency: float | None = None
     target: str = "host"
     only: str = "*"
-    samples: int = 16_384
+    samples: int = 65_536
     permute: bool = True
 
     def __post_init__(self) -> None:
@@ -221,7 +221,7 @@ def _entry(changes: Sequence[tuple[Consumer, Change]], left: Mapping[str, str]) 
     sizes = [int(np.prod(shape(c))) for c, _ in changes]
     zeros = sum(n * change.sparsity for n, (_, change) in zip(sizes, changes, strict=True))
     return {
-        "sparsity": zeros / sum(sizes),
+        "sparsity": zeros / (sum(sizes) or 1),
         "layers": [
             {
                 "name": c.use.constant.name,
