@@ -126,7 +126,7 @@ class Observer:
     def __init__(self, model: Model, wanted: Collection[str] = ()) -> None:
         self._names = _tensors(model.graph)
         self._wanted = [name for name in self._names if name in wanted]
-        if unknown := set(wanted).difference(self._wanted):
+        if unknown := set(wanted).difference(t.name for node in model.graph.nodes for t in node.outputs):
             raise PruneoptError(f"{min(unknown)!r} is not a tensor that a node of the main graph makes")
         self._measured = True
         try:

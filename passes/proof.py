@@ -90,6 +90,7 @@ def _run(
 
 
 SQUASHING = {"Sigmoid", "HardSigmoid", "Softmax", "LogSoftmax", "Tanh", "ArgMax", "ArgMin", "Round", "Cast"}
+SQUASHING |= {"ZipMap", "SplitToSequence"}  # what comes out is no tensor
 
 
 def comparison_points(graph: gs.Graph) -> list[str]:

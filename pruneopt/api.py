@@ -258,7 +258,7 @@ def make_context(
     context.seen(model, seen)
     for batch in feeds:
         values = trial.runs[id(batch)][1]
-        context.remember(model, batch, {name: values[name] for name in points})
+        context.remember(model, batch, {name: values[name] for name in points & values.keys()})
     return context
 
 
