@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, values
+from pruneopt.passes.decisions import Decisions
 
 if TYPE_CHECKING:
     from pruneopt.analysis.observe import Feeds
@@ -57,15 +58,20 @@ def prove(model: Model, claim: Claim, context: Context, tolerance: float = TOLER
     for run, (reference, feeds, expected) in enumerate(references):
         found = session.run(feeds)
         context.remember(model, feeds, found)
-        worst = max(worst, *(distance(expected[name], found[name]) for name in expected), 0.0)
+        pair = _Pair(model, reference, feeds, claim, context, run)
+        error = max(*(distance(expected[name], found[name]) for name in expected), 0.0)
+        if not error <= tolerance:
+            error = _decided_alike(pair, points, error)
+        worst = max(worst, error)
         if run == 0 and claim.count():
             silent = [name for name, value in expected.items() if _is_silent(value)]
             names = hidden(model.graph)
             whole = context.known(context.original, feeds, points) if context.original else None
             if _is_deaf(expected, whole or {}, tolerance):
                 names = list(dict.fromkeys([*names, *products(model.graph)]))
-            pair = _Pair(model, reference, feeds, claim, context)
             inside, error = pair.behind(silent, names)
+            if not error <= tolerance:
+                error = _decided_alike(pair, [*points, *names], error)
             worst = max(worst, error)
     if not worst <= tolerance:
         raise PruneoptError(
@@ -73,6 +79,22 @@ def prove(model: Model, claim: Claim, context: Context, tolerance: float = TOLER
             "is allowed), so nothing was written; please report this model"
         )
     return Equivalence(worst, claim.count(), inside)
+
+
+def _decided_alike(pair: _Pair, points: Sequence[str], error: float) -> float:
+    """The largest error once both models decide alike, at `points` and at all that decides; else `error`."""
+    decisions = Decisions(*pair.models)
+    names = list(dict.fromkeys([*points, *decisions.inputs]))
+    expected = pair.run(1, [*names, *decisions.makers])
+    told = decisions.told(pair.claim, expected, pair.number)
+    if not told:
+        return error
+    names = [name for name in names if name not in told]
+    session = pair.context.session(decisions.pinned(told), names, optimize=False)
+    found = session.run({**pair.feeds, **told})
+    kept = {name: pair.left(name, expected[name]) for name in names}
+    kept |= {name: expected[name] for name in points if kept.get(name) is None and name not in told}
+    return max((distance(kept[n], found[n], FLOOR) for n in names if kept[n] is not None), default=0.0)
 
 
 def _run(
@@ -177,13 +199,16 @@ def products(graph: gs.Graph) -> list[str]:
 
 
 class _Pair:
-    """The rewritten model and one masked original, to be compared inside."""
+    """The rewritten model and masked original number `number`, to be compared inside."""
 
-    def __init__(self, model: Model, reference: Model, feeds: Feeds, claim: Claim, context: Context) -> None:
+    def __init__(
+        self, model: Model, reference: Model, feeds: Feeds, claim: Claim, context: Context, number: int = 0
+    ) -> None:
         self.models = model, reference
         self.feeds = feeds
         self.claim = claim
         self.context = context
+        self.number = number
         self.producers = {t.name: node for node in model.graph.nodes for t in node.outputs if t.name}
         self.known = {t.name for node in reference.graph.nodes for t in node.outputs}
 
@@ -216,11 +241,17 @@ class _Pair:
         both = [name for name in names if name in self.known]
         for at in range(0, len(both), AT_ONCE):
             chunk = both[at : at + AT_ONCE]
-            found, expected = (
-                self.context.session(m, chunk, optimize=False).run(self.feeds) for m in self.models
-            )
+            found, expected = (self.run(which, chunk) for which in (0, 1))
             for name in chunk:
-                whole = expected.pop(name)
-                left = self.claim.kept(name, whole, 0) if isinstance(whole, np.ndarray) else None
-                if left is not None:
+                left = self.left(name, expected.pop(name))
+                if left is not None and left.dtype.kind in "fV":
                     yield name, distance(left, found.pop(name), FLOOR), _is_silent(left)
+
+    def run(self, which: int, names: Sequence[str]) -> dict[str, Any]:
+        """Tensors of the rewritten model (0) or of the reference (1)."""
+        session = self.context.session(self.models[which], list(dict.fromkeys(names)), optimize=False)
+        return session.run(self.feeds)
+
+    def left(self, name: str, whole: Any) -> Any:
+        """The kept entries of a tensor of the reference, where these are known."""
+        return self.claim.kept(name, whole, self.number) if isinstance(whole, np.ndarray) else None

@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 
 import pruneopt as po
+from pruneopt.passes.proof import comparison_points
 from tests import models
 
 NETS: list[Callable[[], onnx.ModelProto]] = [
@@ -196,3 +197,22 @@ def test_a_written_out_rms_norm_keeps_its_divisor_in_any_precision(kind: type) -
     result = po.prune(models.loaded(proto), passes="width{ratio=0.6, coupled=true}", timed=False)
     assert result.report["groups"][0]["kept"] == 24
     assert result.report["equivalence"]["max_rel_error"] < 1e-5
+
+
+SEQUENCE = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 8] x) => (seq(float[M]) y) {
+    h = MatMul (x, w) r = Relu (h) z = MatMul (r, v) p = Softmax <axis = -1> (z)
+    y = SplitToSequence <axis = 0, keepdims = 0> (p) }"""
+
+
+def test_an_output_that_is_no_tensor_is_proved_by_what_it_is_made_of() -> None:
+    """As classifiers of other libraries return them: one map or list per row."""
+    proto = onnx.parser.parse_model(SEQUENCE)
+    rng = np.random.default_rng(0)
+    for name, shape in (("w", (8, 16)), ("v", (16, 4))):
+        array = rng.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    result = po.prune(models.loaded(proto), passes="width{ratio=0.5}", timed=False)
+    assert result.report["equivalence"]["atoms_checked"] == 1
+    assert result.report["output"]["params"] == result.report["input"]["params"] // 2
+    assert comparison_points(result.model.graph) == ["z"]

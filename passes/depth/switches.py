@@ -51,7 +51,7 @@ class Bypassed:
     def kept(self, name: str, array: npt.NDArray[Any], run: int) -> npt.NDArray[Any] | None:
         """Inner tensors stay as they are; nothing is said of shape arithmetic."""
         known = name in self.blocks.analysis.seen.values
-        return None if known or array.dtype.kind not in "fV" else array
+        return None if known else array
 
 
 def switched(blocks: Blocks, off: Iterable[Block], switch: Switch, amends: Amends = NOTHING) -> Model:

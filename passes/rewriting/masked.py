@@ -65,10 +65,13 @@ class Masked:
     def kept(self, name: str, array: npt.NDArray[Any], run: int) -> npt.NDArray[Any] | None:
         """The kept entries of an inner tensor; None for shape arithmetic, which the rewrite may change."""
         axes = self.analysis.axes.get(name)
-        if axes is None or name in self.analysis.seen.values or array.dtype.kind not in "fV":
+        if axes is None or name in self.analysis.seen.values:
             return None
         if name in self.analysis.restated and touched(self.analysis.restated[name], self.masks):
             return None
+        pointed = self.analysis.pointers.get(name)
+        if pointed is not None and touched(pointed, self.masks):  # positions among all -> among the kept
+            array = (np.cumsum(mask_of(pointed, self.masks, run)) - 1)[array].astype(array.dtype)
         return compress(array, [mask_of(axis, self.masks, run) for axis in axes])
 
 
