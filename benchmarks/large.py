@@ -1,8 +1,8 @@
 """`python -m benchmarks.large [FOLDER]`: time and memory on large models, next to copying their files.
 
 Two models are written to the folder: 2.4 GB of weights in a file beside the model, and a GPT-2-sized one of 12 layers
-and 50257 words. In turns, the files are copied (to disk: `sync` counts, as the result of pruning is on disk, too) and
-pruned to half of the MACs.
+and 50257 words. In turns, the weights are copied and the model is pruned to half of the MACs; both end when what they
+wrote is on disk. Once the file is read from disk ("cold"), once the system still holds it in memory ("warm").
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks.isolated import run
+from benchmarks.isolated import Ran, run
 from benchmarks.stacked import transformer
 
-ROUNDS = 5
+ROUNDS = 3
 MODELS = {  # about 2.4 and 0.5 GB
     "large": {"blocks": 8, "width": 2560, "heads": 20, "neurons": 10240},
     "gpt2": {"blocks": 12, "width": 768, "heads": 12, "neurons": 3072, "words": 50257},
@@ -46,36 +46,49 @@ def _save(name: str, path: Path) -> None:
     onnx.save(transformer(**MODELS[name]), path, save_as_external_data=True, location=f"{path.name}.data")
 
 
-def copied(path: Path, folder: Path) -> tuple[float, float]:
-    """Seconds to copy a model's weights, and to copy them to disk."""
-    target = folder / "copy.data"
+def forget(path: Path) -> None:
+    """Make the system read a file from disk the next time."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def copied(data: Path, target: Path) -> float:
+    """Seconds to copy a file to disk."""
     begin = time.perf_counter()
-    shutil.copyfile(path.with_name(path.name + ".data"), target)
-    cached = time.perf_counter() - begin
+    shutil.copyfile(data, target)
     with open(target, "rb") as file:
         os.fsync(file.fileno())
     seconds = time.perf_counter() - begin
     target.unlink()
-    return cached, seconds
+    return seconds
 
 
-def measure(path: Path, folder: Path) -> str:
+def pruned(path: Path, out: Path) -> Ran:
+    """The command, run."""
+    ran = run([sys.executable, "-m", "pruneopt", str(path), "-o", str(out), "--macs", "0.5", "-q"], 600)
+    if ran.code:
+        raise SystemExit(ran.last_words)
+    return ran
+
+
+def measure(path: Path, folder: Path, cold: bool) -> str:
     """A row of the table."""
-    out = folder / "small.onnx"
-    rows: list[tuple[float, float, float, float]] = []
+    data = path.with_name(path.name + ".data")
+    copies: list[float] = []
+    runs: list[Ran] = []
     for _ in range(ROUNDS):
-        cached, stored = copied(path, folder)
-        command = [sys.executable, "-m", "pruneopt", str(path), "-o", str(out), "--macs", "0.5", "-q"]
-        pruned = run(command, 600)
-        if pruned.code:
-            raise SystemExit(pruned.last_words)
-        rows.append((cached, stored, pruned.seconds, pruned.peak_mb))
-    gigabytes = path.with_name(path.name + ".data").stat().st_size / 1e9
-    cached, stored, seconds, peak = (statistics.median(column) for column in zip(*rows, strict=True))
-    ratio = statistics.median(row[2] / row[1] for row in rows)
+        if cold:
+            forget(data)
+        copies.append(copied(data, folder / "copy.data"))
+        if cold:
+            forget(data)
+        runs.append(pruned(path, folder / "small.onnx"))
+    ratio = statistics.median(ran.seconds / copy for ran, copy in zip(runs, copies, strict=True))
+    size, peak = data.stat().st_size / 1e9, max(ran.peak_mb for ran in runs) / 1000
+    seconds, cpu = (statistics.median(getattr(ran, name) for ran in runs) for name in ("seconds", "cpu"))
     return (
-        f"| {path.stem} | {gigabytes:.2f} | {cached:.2f} | {stored:.2f} | {seconds:.2f} | {ratio:.2f} "
-        f"| {peak / 1000:.2f} |"
+        f"| {path.stem}, {'cold' if cold else 'warm'} | {size:.2f} | {statistics.median(copies):.2f} "
+        f"| {seconds:.2f} | {cpu:.2f} | {ratio:.2f} | {peak:.2f} |"
     )
 
 
@@ -86,12 +99,12 @@ def main() -> None:
     given = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as temporary:
         folder = given or Path(temporary)
-        print(
-            "| model | GB | copy, cached (s) | copy to disk (s) | pruneopt (s) | times copy to disk | peak GB |"
-        )
+        print("| model | GB | copy (s) | pruneopt (s) | CPU (s) | times a copy | peak GB |")
         print("|---|---|---|---|---|---|---|")
         for name in MODELS:
-            print(measure(write(name, folder), folder), flush=True)
+            path = write(name, folder)
+            for cold in (True, False):
+                print(measure(path, folder, cold), flush=True)
 
 
 if __name__ == "__main__":
