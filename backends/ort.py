@@ -198,7 +198,7 @@ class OnnxRuntime:
     ) -> tuple["Timing", "Timing"]:
         """Latency of two models on the same feeds, in turns, for about so many seconds."""
         sessions = [Session(a, threads=threads), Session(b, threads=threads)]
-        first, second = interleaved(sessions, [feeds, feeds], seconds, min_rounds=5)
+        first, second = interleaved(sessions, [feeds, feeds], seconds)
         return first, second
 
     def kernels(self, model: Model, feeds: Feeds, threads: int = 1, seconds: float = 0.2) -> "Kernels":
