@@ -87,7 +87,7 @@ def _strip(made: Positions, size: int, count: int, density: float, far: float) -
     """The entries of one segment for `size` outputs and `count` vectors."""
     schedule, lanes = made.schedule, made.lanes
     if schedule.mixed:
-        read, values, ends = 1 - (1 - density) ** size, density * size, made.cut.masks * MASK
+        read, values, ends = 1 - (1 - density) ** size, density * size, float(made.cut.masks * MASK)
     else:
         read, values, ends = density, density * size, BRANCH / 2
     chains = schedule.unroll if size * count * schedule.unroll <= CHAINS else 1

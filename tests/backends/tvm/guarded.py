@@ -22,7 +22,7 @@ from pruneopt.backends.tvm.packing import Floats, pack
 from pruneopt.backends.tvm.target import Target
 
 CANARY = 64  # entries on each side of a buffer
-RUNS = 5  # runs of each kernel
+RUNS = 10  # runs of each kernel
 TOLERANCE = 1e-4
 Array = np.ndarray[Any, Any]
 
