@@ -14,20 +14,21 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 _files: weakref.WeakKeyDictionary[mmap.mmap, Path] = weakref.WeakKeyDictionary()
-BIG = 1 << 20  # bytes; smaller arrays are not worth a file
 
 
-def spill(array: Array) -> Array:
-    """The same values, read-only, in a temporary file that goes with the last view of it."""
-    if array.nbytes < BIG:
-        return array
+def spill(pieces: Iterable[Array], dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """An array, read-only, in a temporary file that goes with the last view of it.
+
+    Its pieces follow each other in memory order.
+    """
     with tempfile.NamedTemporaryFile(prefix="pruneopt-", delete=False) as file:
-        np.ascontiguousarray(array).tofile(file)
+        for piece in pieces:
+            np.ascontiguousarray(piece).tofile(file)
         file.flush()
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     _files[mapping] = Path(file.name)
     weakref.finalize(mapping, Path(file.name).unlink, missing_ok=True)
-    return np.frombuffer(mapping, array.dtype).reshape(array.shape)
+    return np.frombuffer(mapping, dtype).reshape(shape)
 
 
 def spilled_file(array: Array) -> Path | None:

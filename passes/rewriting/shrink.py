@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +23,8 @@ from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.witnesses import WitnessWriter
 
 LARGE_MODEL = 1 << 30  # bytes of weights from which on sliced ones go to disk
+BIG = 1 << 20  # bytes; smaller weights are not worth a file
+PIECE = 1 << 22  # bytes of a weight that are cut at once on their way there
 Nodes = Mapping[int, gs.Node]
 Array = npt.NDArray[Any]
 
@@ -106,8 +109,12 @@ class _Cutter:
         return compress(values(use.constant), self._keeps(use))
 
     def _to_disk(self, use: ConstantUse) -> Array:
-        small = spill(self._small(use))
-        release([values(use.constant)])
+        array, keeps = values(use.constant), self._keeps(use)
+        shape = tuple(int(keep.sum()) for keep in keeps)
+        if array.dtype.itemsize * math.prod(shape) < BIG:
+            return compress(array, keeps)
+        small = spill(_pieces(array, keeps), array.dtype, shape)
+        release([array])
         return small
 
     def restore_names(self, graph: gs.Graph) -> None:
@@ -125,3 +132,11 @@ def compress(array: Array, keeps: list[npt.NDArray[np.bool_]]) -> Array:
         if not keeps[dim].all():
             array = np.compress(keeps[dim], array, axis=dim)
     return np.ascontiguousarray(array).reshape(array.shape)  # ascontiguousarray makes a vector of a scalar
+
+
+def _pieces(array: Array, keeps: list[npt.NDArray[np.bool_]]) -> Iterator[Array]:
+    """`compress` in pieces of some megabytes, whose memory is used again: fresh memory costs more than the cut."""
+    rows = np.flatnonzero(keeps[0])
+    step = max(1, PIECE // max(1, array[:1].nbytes))
+    for at in range(0, rows.size, step):
+        yield compress(array[rows[at : at + step]], [np.ones(rows[at : at + step].size, bool), *keeps[1:]])

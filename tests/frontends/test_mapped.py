@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from pruneopt import api
-from pruneopt.frontends import mapped
 from pruneopt.frontends.mapped import release, spill, spilled_file
 from pruneopt.model import constants, values
 from pruneopt.passes.rewriting import shrink
@@ -20,13 +19,14 @@ from tests import models
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(mapped, "BIG", 0)
+    monkeypatch.setattr(shrink, "BIG", 0)
+    monkeypatch.setattr(shrink, "PIECE", 1000)
     return tmp_path
 
 
 def test_a_file_goes_with_its_last_view(temporary: Path) -> None:
     array = np.arange(6000, dtype=np.float64).reshape(60, 100)
-    view = spill(array)[10:20]
+    view = spill([array[:25], array[25:]], array.dtype, array.shape)[10:20]
     assert np.array_equal(view, array[10:20])
     release([view])
     assert np.array_equal(view, array[10:20])
