@@ -24,6 +24,7 @@ from pruneopt.passes.length.extent.settle import Fixed, Settled, settle
 from pruneopt.passes.length.extent.writing import framed, overhead, written
 
 Made = tuple[Outcome, dict[str, str]]
+TRIES = 64  # sizes that cannot be, until one gives up
 NEAR = 0.2  # how far from the wanted size another one is looked for, as a share of the whole
 
 
@@ -58,21 +59,24 @@ def within_budget(model: Model, role: str, share: float, context: Context) -> Ma
         raise PruneoptError(f"length: no input has a {role}: {_dimensions(analysis)}", refused=[])
     if not all(end.axis.static for end in ends):
         raise PruneoptError(f"length: its inputs may have any {role} as they are", refused=[])
-    cost = CostModel(analysis, -1)
-    whole, most = cost.macs({}), max(end.axis.size[0] for end in ends)
-    why = ""
-    for size in range(most - 1, 0, -1):
+    cost, why = CostModel(analysis, -1), []
+    most, budget = max(end.axis.size[0] for end in ends), share * cost.macs({})
+    first = (
+        int(most * share ** (1 / (2 * len(ends)))) + 1
+    )  # attention costs the square of its tokens, nothing more
+    for size in range(min(first, most - 1), 0, -1):
+        sizes = {end: _scaled(end.axis.size[0], size / most) for end in ends}
         try:
-            sizes = {end: _scaled(end.axis.size[0], size / most) for end in ends}
             settled = settle(analysis, sizes)
         except Fixed as error:
-            why = why or str(error)
+            why.append(str(error))
+            if len(why) > TRIES:
+                break
             continue
-        if settled.even and cost.macs(settled.sizes) + overhead(analysis, sizes) <= share * whole:
+        if settled.even and cost.macs(settled.sizes) + overhead(analysis, sizes) <= budget:
             return _carried_out(analysis, sizes, settled, context)
-    raise PruneoptError(
-        f"length: no smaller {role} meets the budget ({why or 'none divides evenly'})", refused=[why]
-    )
+    reason = why[0] if why else "none divides evenly"
+    raise PruneoptError(f"length: no smaller {role} meets the budget ({reason})", refused=why[:1])
 
 
 def _carried_out(analysis: Analysis, sizes: Mapping[End, int], settled: Settled, context: Context) -> Made:
