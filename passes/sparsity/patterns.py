@@ -146,9 +146,12 @@ def _best(scores: Array, count: int) -> Mask:
     if not 0 < count < scores.shape[1]:
         return np.full(scores.shape, count > 0)
     least = np.partition(scores, -count, axis=1)[:, -count:].min(1, keepdims=True)
-    above, equal = scores > least, scores == least
-    places = count - above.sum(1, keepdims=True)
-    return np.asarray(above | (equal & (np.cumsum(equal, axis=1) <= places)))
+    found: Mask = scores >= least
+    if np.count_nonzero(found) > count * len(found):  # more are equal than have a place
+        above = scores > least
+        equal = found & ~above
+        found = above | (equal & (np.cumsum(equal, axis=1) <= count - above.sum(1, keepdims=True)))
+    return found
 
 
 def _best_of_groups(units: Array, kept: int, group: int) -> Mask:
