@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.errors import PruneoptError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pruneopt.analysis.observe import Feeds
     from pruneopt.passes.base import Claim, Context, Session
 
+Array = npt.NDArray[Any]
+BLOCK = 1 << 18  # entries that are compared at once
 TOLERANCE = 1e-4  # float32 rounding over a deep net stays well below; a wrong rewrite is orders above
 FLOOR = 1e-2  # inner tensors smaller than that may be nothing but rounding errors of larger ones
 TINY = 1e-3  # factors below make a branch too quiet to be heard at the outputs (a layer scale of 1e-6)
@@ -136,12 +139,22 @@ def distance(expected: Any, found: Any, floor: float = float(np.finfo(np.float32
         return float("inf")
     if expected.dtype.kind not in "fcV":
         return float(np.mean(expected != found))
-    a, b = expected.astype(np.float64), found.astype(np.float64)
-    finite = np.isfinite(a)
-    if not (finite == np.isfinite(b)).all():
-        return float("inf")
-    difference = np.abs(np.where(finite, a, 0) - np.where(finite, b, 0)).max()
-    return float(difference / max(np.abs(a[finite]).max(initial=0), floor))
+    difference, largest = 0.0, floor
+    for a, b in _blocks(expected, found):
+        finite = np.isfinite(a)
+        if not (finite == np.isfinite(b)).all():
+            return float("inf")
+        a, b = np.where(finite, a, 0), np.where(finite, b, 0)
+        difference = max(difference, float(np.abs(a - b).max()))
+        largest = max(largest, float(np.abs(a).max()))
+    return difference / largest
+
+
+def _blocks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """The arrays piece by piece, in float64."""
+    flat = [array.reshape(-1) for array in arrays]
+    for i in range(0, flat[0].size, BLOCK):
+        yield tuple(each[i : i + BLOCK].astype(np.float64) for each in flat)
 
 
 def _is_silent(value: Any) -> bool:
