@@ -24,7 +24,7 @@ from pruneopt.passes.statistics.consumers import Consumer, find_consumers
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.stream import Stream
 
-RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)  # shares of the features' variances, of which held-out rows choose
+RIDGES = (0.03, 0.3, 3.0)  # shares of the features' variances, of which held-out rows choose
 FLOOR = 1e-4  # share of the mean variance that a feature without variance is given
 HELD = 5  # every so manieth batch
 MOST_OUTPUTS = 4096  # of a layer whose targets are the model's outputs
