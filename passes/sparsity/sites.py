@@ -32,7 +32,7 @@ from pruneopt.passes.statistics.damage import damage, distributions, outputs
 from pruneopt.passes.statistics.stream import Stream
 
 LEVELS = np.linspace(0, 1, 65)  # shares of zeros that a curve is known at
-PROBES = 48  # runs at most; layers between probed ones of the same shapes get what lies between
+PROBES = 32  # runs at most; layers between probed ones of the same shapes get what lies between
 FEW = 2  # batches per probe
 STUDIED = 32  # batches that curves are worked out from
 SAMPLES = 4096  # rows per layer that curves are worked out from
