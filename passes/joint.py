@@ -10,86 +10,23 @@ that nothing was fitted to. So the result is at least as good there as the best 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, Pass, Pipeline
-from pruneopt.passes.planning.joint_options import (
-    Option,
-    Scale,
-    Trial,
-    WidthCurve,
-    depth_options,
-    length_options,
-    width_curve,
-)
+from pruneopt.passes.planning.joint_options import Scale, Trial, depth_options, length_options, width_curve
+from pruneopt.passes.planning.joint_plans import SLACK, Choices, Plan, Tried, worth_of
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 from pruneopt.passes.width import BUDGETS, Width
 
 AXES = ("depth", "length", "width")
-WHOLE = Option()
 FEW = 8  # batches on which options are weighed
-SLACK = 1e-6  # of a budget: rounding
 ROUNDS = 3  # of width, until what it leaves is within the budget
 PATIENCE = 3.0  # times the damage of the best so far: what is predicted to do more is not carried out
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One option of each axis.
-
-    Attributes:
-        depth, length: what goes first.
-        rest: what width may keep of each cost after that, as predicted.
-        harm: predicted damage of each axis that takes part.
-    """
-
-    depth: Option
-    length: Option
-    rest: dict[str, float]
-    harm: dict[str, float]
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """Those that take part."""
-        return tuple(self.harm)
-
-    def words(self) -> str:
-        """The plan in one line."""
-        rest = min(self.rest.values())
-        return f"depth: {self.depth.name}; length: {self.length.name}; width: {rest:.2f} of what these leave"
-
-    def predicted(self, worth: dict[str, float]) -> float:
-        """Damage, each axis by what its predictions are worth."""
-        return sum(worth.get(axis, 1.0) * harm for axis, harm in self.harm.items())
-
-
-@dataclass(eq=False)
-class Tried:
-    """A plan that was carried out: its model, what the passes said, its damage on held-out data, or why it failed."""
-
-    plan: Plan
-    predicted: float
-    model: Model | None = None
-    passes: list[dict[str, Any]] = field(default_factory=list)
-    shares: dict[str, float] = field(default_factory=dict)
-    damage: float = inf
-    why: str = ""
-
-    def row(self) -> dict[str, Any]:
-        """For the report."""
-        row = {
-            "axes": "+".join(self.plan.axes) or "none",
-            "depth": self.plan.depth.name,
-            "length": self.plan.length.name,
-            "width": min(self.plan.rest.values()),
-            "predicted": self.predicted,
-        }
-        return row | ({"skipped": self.why} if self.why else {"damage": self.damage, "kept": self.shares})
 
 
 @dataclass(frozen=True)
@@ -144,7 +81,7 @@ class Joint:
         options, refused = self._options(scale, fit[:: max(1, len(fit) // FEW)][:FEW])
         judge, wide = Trial(model, held, context), options.width is not None
         tried = [_carried_out(plan, plan.predicted({}), wide, scale, judge) for plan in options.singles()]
-        worth = _worth(tried)
+        worth = worth_of(tried)
         for plan in options.mixed(worth)[: self.tries]:
             predicted = plan.predicted(worth)
             hopeless = predicted > PATIENCE * min((each.damage for each in tried), default=inf)
@@ -165,9 +102,9 @@ class Joint:
         }
         return Outcome(best.model or model, entry | _proved(best.passes) | {"steps": best.passes})
 
-    def _options(self, scale: Scale, batches: Sequence[Any]) -> tuple[_Options, dict[str, str]]:
+    def _options(self, scale: Scale, batches: Sequence[Any]) -> tuple[Choices, dict[str, str]]:
         """What each axis offers, and why others offer nothing."""
-        found, refused = _Options(scale), {}
+        found, refused = Choices(scale), {}
         if "width" in self.axes:
             try:
                 found.width = width_curve(scale.model, scale.context)
@@ -188,43 +125,8 @@ class Joint:
         return found, refused
 
 
-class _Options:
-    """What each axis offers, and the plans that follow."""
-
-    def __init__(self, scale: Scale) -> None:
-        self.scale = scale
-        self.depth, self.length = [WHOLE], [WHOLE]
-        self.width: WidthCurve | None = None
-
-    def plans(self) -> list[Plan]:
-        """All combinations that are predicted to meet the budgets, with no more of an axis than is needed."""
-        found = []
-        for depth in self.depth:
-            for length in self.length:
-                rest = self.scale.rest(depth.shares, length.shares)
-                done = min(rest.values()) >= 1 - SLACK
-                width = 0.0 if done else self.width.at(rest) if self.width else inf
-                harm = {"depth": depth.damage} if depth is not WHOLE else {}
-                harm |= {"length": length.damage} if length is not WHOLE else {}
-                harm |= {} if done else {"width": width}
-                if width < inf:
-                    found.append(Plan(depth, length, rest, harm))
-        return found
-
-    def singles(self) -> list[Plan]:
-        """All plans along one axis alone, or along none."""
-        return [plan for plan in self.plans() if len(plan.axes) < 2]
-
-    def mixed(self, worth: dict[str, float]) -> list[Plan]:
-        """The others, the least damage first; of each set of blocks and way to shorten the best only."""
-        best: dict[tuple[str, str], Plan] = {}
-        for plan in sorted((p for p in self.plans() if len(p.axes) > 1), key=lambda p: p.predicted(worth)):
-            best.setdefault((plan.depth.name, plan.length.name.partition(" ")[0]), plan)
-        return list(best.values())
-
-
 def _carried_out(plan: Plan, predicted: float, wide: bool, scale: Scale, judge: Trial) -> Tried:
-    """Blocks first, then tokens; width gets what then is left of each budget, where it may, and is repaired."""
+    """Blocks first, then tokens; width gets what is left of each budget then, where it may; the result is repaired."""
     context, tried = scale.context, Tried(plan, predicted)
     context.claim = context.aim = None  # those of another plan say nothing of this one
     context.progress(f"try {plan.words()}")
@@ -235,6 +137,8 @@ def _carried_out(plan: Plan, predicted: float, wide: bool, scale: Scale, judge: 
             if not wide:
                 raise PruneoptError("together they do not meet the budget, and width takes no part")
             model = _narrowed(model, tried, scale)
+        else:
+            model = _run((Repair(),), model, tried, context)
     except PruneoptError as error:
         tried.why = str(error)
         return tried
@@ -260,18 +164,6 @@ def _run(passes: Sequence[Pass], model: Model, tried: Tried, context: Context) -
     outcome = Pipeline(passes).run(model, context)
     tried.passes += outcome.entry["passes"]
     return outcome.model
-
-
-def _worth(tried: Sequence[Tried]) -> dict[str, float]:
-    """What was measured as a share of what was predicted, by axis; repair and unseen data are in it.
-
-    Of several plans along an axis the one of least predicted damage counts.
-    """
-    alone = [
-        each for each in tried if each.model is not None and len(each.plan.axes) == 1 and each.predicted > 0
-    ]
-    alone.sort(key=lambda each: -each.predicted)
-    return {each.plan.axes[0]: each.damage / each.predicted for each in alone}
 
 
 def _proved(passes: Sequence[dict[str, Any]]) -> dict[str, Any]:

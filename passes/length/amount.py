@@ -15,7 +15,7 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.passes.base import Context
 from pruneopt.passes.length.counting import Stage
 from pruneopt.passes.length.filling import Plan
-from pruneopt.passes.length.marking import Group, Marked
+from pruneopt.passes.length.gaps import Group, Marked
 from pruneopt.passes.length.schedule import lengths, removing, schedule, shares
 
 LEAST = 0.02  # share of the tokens that a budget may leave

@@ -17,7 +17,8 @@ from pruneopt.passes.length.extent import ROLES, fewer_places, within_budget
 from pruneopt.passes.length.extent.padding import without_padding
 from pruneopt.passes.length.faults import faults, useless
 from pruneopt.passes.length.finding import find_sites, long_enough, sentence
-from pruneopt.passes.length.marking import Marked, mark
+from pruneopt.passes.length.gaps import Marked
+from pruneopt.passes.length.marking import mark
 from pruneopt.passes.length.opened import opened
 from pruneopt.passes.length.rewriting import entry_of, rewrite
 from pruneopt.passes.length.schedule import stages_of

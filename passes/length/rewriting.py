@@ -13,7 +13,7 @@ from pruneopt.model import Model
 from pruneopt.passes.length.counting import WHOLE
 from pruneopt.passes.length.emit import order
 from pruneopt.passes.length.filling import Filled, Filler, Plan
-from pruneopt.passes.length.marking import Marked
+from pruneopt.passes.length.gaps import Marked
 from pruneopt.passes.length.schedule import lengths
 from pruneopt.passes.length.writing import write_lengths
 

@@ -17,7 +17,7 @@ from pruneopt.analysis.tokens import Attention, Tokens, same
 from pruneopt.errors import PruneoptError
 from pruneopt.passes.base import Context
 from pruneopt.passes.length.filling import Plan
-from pruneopt.passes.length.marking import Group
+from pruneopt.passes.length.gaps import Group
 from pruneopt.passes.length.schedule import lengths
 
 Array = npt.NDArray[Any]
