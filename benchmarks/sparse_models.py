@@ -1,9 +1,11 @@
 """Whole models with sparse kernels against the same weights run dense, in ONNX Runtime.
 
-    python -m benchmarks.sparse_models MODEL.onnx [--size tokens=128] [--density 0.2] [--block 16] [--threads 1]
+    python -m benchmarks.sparse_models MODEL.onnx [--size tokens=128] [--density 0.2] [--block 16 1] [--threads 1 2]
 
 Zeros go by magnitude into every MatMul, Gemm and Conv that has a weight (accuracy is measured elsewhere), the
-result is tuned, and both run in turns: the median ratio of the CPU time of one thread, or of the clock.
+result is tuned, and both run in turns: the median ratio of the CPU time of one thread, or of the clock. One object
+of figures for each block and number of threads; `bound` is the speed-up if the kernels took no time at all, after
+a profile of what else runs.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from benchmarks.kernels import timed
+from pruneopt.frontends.dimensions import Feeds
 from pruneopt.model import Model, values
 from pruneopt.tune import session_options, tune, typical
+
+PROFILED = 10  # runs
 
 
 def sparsified(model: Model, block: int, density: float) -> Model:
@@ -49,6 +55,56 @@ def _kept(weight: Any, block: int, density: float) -> Any:
     return (matrix * mask).reshape(weight.shape).astype(np.float32)
 
 
+def profiled(out: Path, feeds: Feeds, threads: int, folder: Path) -> dict[str, float]:
+    """Share of the time of each kind of op, kernels together as `sparse`, over some runs."""
+    from pruneopt.runtime import session
+
+    options = session_options(threads)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    opened = session(out, options)
+    for _ in range(PROFILED):
+        opened.run(None, feeds)
+    spent: Counter[str] = Counter()
+    for event in json.loads(Path(opened.end_profiling()).read_text()):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["args"]["op_name"]
+            spent["sparse" if name.startswith("sparse_") else name] += event["dur"]
+    total = sum(spent.values())
+    return {name: round(duration / total, 3) for name, duration in spent.most_common(8)}
+
+
+def measured(model: Model, sizes: dict[str, int], threads: int, trials: int) -> dict[str, Any]:
+    """Tunes a sparse model, and runs it with its kernels and dense, in turns."""
+    import onnxruntime
+
+    from pruneopt.runtime import session
+
+    with tempfile.TemporaryDirectory() as folder:
+        out, before = Path(folder) / "out.onnx", Path(folder) / "before.onnx"
+        report = tune(model, out, threads=threads, trials=trials, sizes=sizes)
+        model.save(before)
+        feeds = typical(model, sizes)
+        sparse = session(out, session_options(threads))
+        dense = onnxruntime.InferenceSession(str(before), session_options(threads))
+        runs = {"ours": lambda: sparse.run(None, feeds), "dense": lambda: dense.run(None, feeds)}
+        times = timed(runs, threads)
+        files = out.stat().st_size / before.stat().st_size
+        shares = profiled(out, feeds, threads, Path(folder))
+    kept = sum(row["kept"] for row in report["kernels"])
+    speedup = times["dense"] / times["ours"]
+    return {
+        "speedup": round(speedup, 3),
+        "bound": round(speedup / max(1e-9, 1 - shares.get("sparse", 0.0)), 2),
+        "ms": {name: round(seconds * 1e3, 3) for name, seconds in times.items()},
+        "shares": shares,
+        "file": round(files, 3),
+        "kernels": f"{kept} of {len(report['kernels'])} shapes",
+        "error": report["max_rel_error"],
+        "tuning_seconds": report["seconds"],
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -56,37 +112,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model")
     parser.add_argument("--size", nargs="*", default=[], metavar="DIM=N")
     parser.add_argument("--density", type=float, default=0.2)
-    parser.add_argument("--block", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--block", type=int, nargs="*", default=[16, 1])
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--trials", type=int, default=8)
     options = parser.parse_args(arguments)
-    import onnxruntime
-
-    from pruneopt.runtime import session
-
     sizes = {name: int(number) for name, _, number in (each.partition("=") for each in options.size)}
-    model = sparsified(Model.load(options.model), options.block, options.density)
-    with tempfile.TemporaryDirectory() as folder:
-        out, before = Path(folder) / "out.onnx", Path(folder) / "before.onnx"
-        report = tune(model, out, threads=options.threads, trials=options.trials, sizes=sizes, tell=print)
-        model.save(before)
-        feeds = typical(model, sizes)
-        sparse = session(out, session_options(options.threads))
-        dense = onnxruntime.InferenceSession(str(before), session_options(options.threads))
-        runs = {"ours": lambda: sparse.run(None, feeds), "dense": lambda: dense.run(None, feeds)}
-        times = timed(runs, options.threads)
-        files = out.stat().st_size / before.stat().st_size
-    kept = sum(row["kept"] for row in report["kernels"])
-    figures = {
-        "model": Path(options.model).name,
-        "speedup": round(times["dense"] / times["ours"], 3),
-        "ms": {name: round(seconds * 1e3, 3) for name, seconds in times.items()},
-        "file": round(files, 3),
-        "kernels": f"{kept} of {len(report['kernels'])} shapes",
-        "error": report["max_rel_error"],
-        "tuning_seconds": report["seconds"],
-    }
-    print(json.dumps(figures, indent=2))
+    loaded = Model.load(options.model)
+    for block in options.block:
+        model = sparsified(loaded, block, options.density)
+        for threads in options.threads:
+            case = {"model": Path(options.model).name, "block": block, "threads": threads}
+            figures = measured(model, sizes, threads, options.trials)
+            print(json.dumps(case | {"zeros": 1 - options.density} | figures), flush=True)
 
 
 if __name__ == "__main__":

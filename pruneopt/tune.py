@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from pruneopt.frontends.synthetic import synthetic
 from pruneopt.model import Model
 
 if TYPE_CHECKING:
+    from pruneopt.backends.tvm.records import Records
     from pruneopt.backends.tvm.target import Target
     from pruneopt.backends.tvm.tuning import Group
 
@@ -46,22 +48,31 @@ def tune(
 ) -> dict[str, Any]:
     """Writes `out` and `out` with `.kernels.so`: `model` with its sparse weights packed, and their kernels.
 
-    `sizes` gives dynamic dimensions of the input to tune for (default: batch 1, others 128), or `calib` that
-    input. With a `fallback`, the model runs without the library, too, as fast as a dense one. `tracker` (host:port)
-    and `key` name a board on which to measure. Returns a report. Raises PruneoptError where nothing is sparse, TVM
-    or a compiler is missing, or the result differs from the dense model's.
+    An `out` that ends in `.so` is the whole model as one library for TVM's Relax machine instead, for inputs of that
+    one size. `sizes` gives dynamic dimensions of the input to tune for (default: batch 1, others 128), or `calib`
+    that input. With a `fallback`, the model runs without the library, too, as fast as a dense one. `tracker`
+    (host:port) and `key` name a board on which to measure. Returns a report. Raises PruneoptError where nothing is
+    sparse, TVM or a compiler is missing, or the result differs from the dense model's.
     """
+    from pruneopt.backends.tvm.records import Records
     from pruneopt.backends.tvm.target import parse
 
     out = Path(out)
-    if out.suffix != ".onnx":
-        raise UsageError(f"the output '{out}' must end in .onnx")
+    if out.suffix not in (".onnx", ".so"):
+        raise UsageError(
+            f"the output '{out}' must end in .onnx, or in .so for a library without ONNX Runtime"
+        )
     start = time.perf_counter()
     goal = parse(target)
     feeds = calib[0] if calib else typical(model, sizes or {})
     job = Job(model, out, goal, threads, feeds, tell)
     here = not goal.triple and tracker is None
-    found, left, kept = job.searched(trials, _board(tracker, key, goal), cache, gate and here)
+    with closing(Records(None if cache is None else Path(cache))) as records:
+        found, left = job.searched(records, trials, _board(tracker, key, goal))
+        kept = found
+        if out.suffix == ".onnx":
+            job.linked(found, records)
+            kept = job.gated(found, records) if gate and here else found
     made = job.written(kept, fallback)
     report = _report(model, made, found, kept, left, time.perf_counter() - start)
     if here:
@@ -89,47 +100,58 @@ class Job:
     def library(self) -> Path:
         from pruneopt.runtime import library_of
 
-        return library_of(self.out)
+        return library_of(self.out) if self.out.suffix == ".onnx" else self.out
 
-    def searched(
-        self, trials: int, board: Any, cache: str | Path | None, gate: bool
-    ) -> tuple[list[Group], dict[str, str], list[Group]]:
-        """What has kernels, what stays dense and why, and which kernels make the model faster; writes the library.
+    @cached_property
+    def shapes(self) -> Mapping[str, Sequence[int]]:
+        """Those of all tensors of the model, by name."""
+        return Observer(self.model).run(self.feeds)[0]
 
-        Raises PruneoptError where nothing is left, and writes nothing then.
-        """
+    @property
+    def runs(self) -> dict[str, list[Sequence[int]]]:
+        return {name: [shape] for name, shape in self.shapes.items()}
+
+    def searched(self, records: Records, trials: int, board: Any) -> tuple[list[Group], dict[str, str]]:
+        """Kernels for all sparse layers, and why others stay dense. Raises PruneoptError where no layer is sparse."""
         from pruneopt.backends.tvm import tuning
-        from pruneopt.backends.tvm.records import Records
 
-        shapes, _ = Observer(self.model).run(self.feeds)
-        runs = {name: [shape] for name, shape in shapes.items()}
-        with closing(Records(None if cache is None else Path(cache))) as records:
-            with board as trial:
-                found, left = tuning.tuned(
-                    self.model, runs, self.target, records, trials, self.threads, self.tell, trial
-                )
-            self.tell("link")
-            chosen = tuning.plans(found, self.target)
-            tuning.write_library(chosen, self.target, self.threads, self.library, records.objects)
-            if not gate:
-                return found, left, found
-            race = Race(self.library, self.feeds, self.threads, self.tell)
-            where = [self.threads, runs]
-            kept = tuning.gated(self.model, found, self.target, records, where, race.ratio, self.tell)
-        if not kept:
-            self.library.unlink()
-            raise PruneoptError(
-                "every layer is faster dense on this machine: nothing was written; prune further"
+        with board as trial:
+            return tuning.tuned(
+                self.model, self.runs, self.target, records, trials, self.threads, self.tell, trial
             )
-        return found, left, kept
+
+    def linked(self, found: Sequence[Group], records: Records) -> None:
+        """Writes the library of all kernels."""
+        from pruneopt.backends.tvm import tuning
+
+        self.tell("link")
+        chosen = tuning.plans(found, self.target)
+        tuning.write_library(chosen, self.target, self.threads, self.library, records.objects)
+
+    def gated(self, found: list[Group], records: Records) -> list[Group]:
+        """The kernels that make the whole model faster. Removes the library, and raises, where none does."""
+        from pruneopt.backends.tvm import tuning
+
+        race = Race(self.library, self.feeds, self.threads, self.tell)
+        where = [self.threads, self.runs]
+        kept = tuning.gated(self.model, found, self.target, records, where, race.ratio, self.tell)
+        if kept:
+            return kept
+        self.library.unlink()
+        raise PruneoptError("every layer is faster dense on this machine: nothing was written; prune further")
 
     def written(self, kept: Sequence[Group], fallback: bool) -> Model:
-        """The model with kernels, saved to `out`."""
-        from pruneopt.backends.tvm import tuning
+        """The model with kernels, in ONNX or as a library of its own, at `out`."""
+        from pruneopt.backends.tvm import tuning, whole
         from pruneopt.backends.tvm.rewriting import rewrite
 
-        made = rewrite(self.model, tuning.plans(kept, self.target), fallback)
-        made.save(self.out)
+        chosen = tuning.plans(kept, self.target)
+        made = rewrite(self.model, chosen, fallback)
+        if self.out.suffix == ".onnx":
+            made.save(self.out)
+        else:
+            self.tell("compile the whole model")
+            whole.write(made, tuning.unique(chosen), self.shapes, self.target, self.threads, self.out)
         return made
 
     def checked(self) -> dict[str, Any]:
@@ -137,8 +159,8 @@ class Job:
         try:
             return _compared(self.model, self.out, self.feeds, self.threads)
         except PruneoptError:
-            self.out.unlink()
-            self.library.unlink()
+            for path in {self.out, self.library}:
+                path.unlink()
             raise
 
 
@@ -222,7 +244,12 @@ def _compared(model: Model, out: Path, feeds: Feeds, threads: int) -> dict[str, 
     from pruneopt.backends.ort import Session
 
     dense = list(Session(model, threads=threads).run(feeds).values())
-    sparse = runtime.session(out, session_options(threads)).run(None, feeds)
+    if out.suffix == ".onnx":
+        sparse = runtime.session(out, session_options(threads)).run(None, feeds)
+    else:
+        from pruneopt.backends.tvm.whole import opened
+
+        sparse = opened(out, threads)([feeds[tensor.name] for tensor in model.inputs])
     errors = [_distance(a, b) for a, b in zip(dense, sparse, strict=True) if isinstance(a, np.ndarray)]
     worst = max(errors, default=0.0)
     if not worst <= TOLERANCE:

@@ -181,5 +181,9 @@ def _activated(body: Body, y: str, act: tuple[str, Sequence[float]], opset: int)
         body.op("HardSigmoid", y, alpha=numbers[0], beta=numbers[1])
     elif name == "HardSwish" and opset < 14:
         body.op("Mul", y, body.op("HardSigmoid", y, alpha=1 / 6, beta=0.5))
+    elif name == "Gelu":
+        half, root, one = (body.constant(each, np.float32) for each in (0.5, 2**0.5, 1))
+        below = body.op("Add", body.op("Erf", body.op("Div", y, root)), one)
+        body.op("Mul", body.op("Mul", y, below), half)
     elif name:
         body.op(name, y)

@@ -66,13 +66,15 @@ typedef struct { OrtApi (*GetApi)(uint32_t); const char *(*GetVersionString)(voi
 enum { API_VERSION = 20, FAIL = 1, INVALID_ARGUMENT = 2 };
 enum { TYPE_ANY = 0, TYPE_FLOAT = 1, TYPE_UINT16 = 4, TYPE_INT32 = 6 };
 
-/* Numbers of the entries of OrtApi. All but the last are from version 1, which cannot change. */
+/* Numbers of the entries of OrtApi. Those below 100 are from version 1, which cannot change. */
 enum {
   CreateStatus = 0, CreateCustomOpDomain = 26, CustomOpDomain_Add = 27, AddCustomOpDomain = 28,
-  GetTensorMutableData = 51, GetTensorElementType = 60, GetDimensionsCount = 61, GetDimensions = 62,
+  GetTensorMutableData = 51, CreateTensorTypeAndShapeInfo = 57, SetTensorElementType = 58, SetDimensions = 59,
+  GetTensorElementType = 60, GetDimensionsCount = 61, GetDimensions = 62, GetSymbolicDimensions = 63,
   GetTensorTypeAndShape = 65, KernelContext_GetInput = 90,
   KernelContext_GetOutput = 91, ReleaseStatus = 93, ReleaseTensorTypeAndShapeInfo = 99,
-  KernelContext_ParallelFor = 274 /* version 17 */
+  ShapeInferContext_GetInputTypeShape = 268, ShapeInferContext_SetOutputTypeShape = 270, /* version 17 */
+  SetSymbolicDimensions = 271, KernelContext_ParallelFor = 274
 };
 #define CALL(number, result, ...) ((result(*)(__VA_ARGS__))api[number])
 
@@ -249,6 +251,33 @@ static OrtStatus *create(const OrtCustomOp *op, OrtApi unused, const OrtKernelIn
   return NULL;
 }
 
+/* What is known of y's shape before it runs: optimisers ask for it. Dimensions without a number have a name or none. */
+static OrtStatus *infer(const OrtCustomOp *op, void *context) {
+  const Entry *entry = ((const Op *)op)->entry;
+  OrtTensorInfo *x = NULL, *y = NULL;
+  int64_t shape[MAX_RANK], unused;
+  const char *names[MAX_RANK] = {0};
+  size_t rank = 0;
+  OrtStatus *status = CALL(ShapeInferContext_GetInputTypeShape, OrtStatus *, void *, size_t, OrtTensorInfo **)(context, 0, &x);
+  if (!status) status = CALL(GetDimensionsCount, OrtStatus *, OrtTensorInfo *, size_t *)(x, &rank);
+  if (status || rank == 0 || rank > MAX_RANK) return status;
+  status = CALL(GetDimensions, OrtStatus *, OrtTensorInfo *, int64_t *, size_t)(x, shape, rank);
+  if (!status) status = CALL(GetSymbolicDimensions, OrtStatus *, OrtTensorInfo *, const char **, size_t)(x, names, rank);
+  if (status || output_shape(entry, shape, rank, &unused)) return status;
+  for (size_t i = entry->tile ? rank - 1 : 1; i < rank; i++) names[i] = "";
+  for (size_t i = 0; i < rank; i++) {
+    if (!names[i]) names[i] = "";
+    if (*names[i]) shape[i] = -2; /* then the name counts */
+  }
+  status = CALL(CreateTensorTypeAndShapeInfo, OrtStatus *, OrtTensorInfo **)(&y);
+  if (!status) status = CALL(SetTensorElementType, OrtStatus *, OrtTensorInfo *, int)(y, TYPE_FLOAT);
+  if (!status) status = CALL(SetDimensions, OrtStatus *, OrtTensorInfo *, const int64_t *, size_t)(y, shape, rank);
+  if (!status) status = CALL(SetSymbolicDimensions, OrtStatus *, OrtTensorInfo *, const char **, size_t)(y, names, rank);
+  if (!status) status = CALL(ShapeInferContext_SetOutputTypeShape, OrtStatus *, void *, size_t, const OrtTensorInfo *)(context, 0, y);
+  if (y) CALL(ReleaseTensorTypeAndShapeInfo, void, OrtTensorInfo *)(y);
+  return status;
+}
+
 static void destroy(void *kernel) { (void)kernel; }
 static const char *op_name(const OrtCustomOp *op) { return ((const Op *)op)->entry->name; }
 static const char *provider(const OrtCustomOp *op) { (void)op; return NULL; }
@@ -270,7 +299,7 @@ static const OrtCustomOp MODEL = {
   .GetInputCharacteristic = required, .GetOutputCharacteristic = required, .GetInputMemoryType = memory,
   .GetVariadicInputMinArity = one, .GetVariadicInputHomogeneity = one, .GetVariadicOutputMinArity = one,
   .GetVariadicOutputHomogeneity = one, .CreateKernelV2 = create, .KernelComputeV2 = compute, .GetStartVersion = one,
-  .GetEndVersion = most,
+  .InferOutputShape = infer, .GetEndVersion = most,
 };
 
 static Op ops[ENTRIES];

@@ -7,12 +7,13 @@ size in each of a few runs; a size is known where the runs agree.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from pruneopt.backends.tvm.functions import recognised
 from pruneopt.backends.tvm.layer import Image, Layer
 from pruneopt.backends.tvm.packing import Floats
 from pruneopt.model import values
@@ -182,8 +183,13 @@ def _fuse(site: Site, graph: gs.Graph) -> None:
             follower = _only_consumer(site.y, graph)
     act = None if follower is None or follower.inputs[0] is not site.y else _activation(follower)
     if follower is not None and act is not None:
-        site.layer = Layer(site.layer.inputs, site.layer.outputs, site.layer.groups, site.layer.image, act)
+        site.layer = replace(site.layer, act=act)
         _take(site, follower)
+    elif (found := recognised(site.y, graph)) is not None:
+        nodes, name = found
+        site.layer = replace(site.layer, act=(name, ()))
+        for node in nodes:
+            _take(site, node)
 
 
 def _take(site: Site, node: gs.Node) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pruneopt.backends.tvm.compiler import Plan, compiled
+from pruneopt.backends.tvm.functions import gelu
 from pruneopt.backends.tvm.layer import Image, Layer, Schedule
 from pruneopt.backends.tvm.measure import shares
 from pruneopt.backends.tvm.packing import Floats, pack
@@ -52,7 +53,8 @@ class Guarded:
 
 def random_layer(rng: random.Random) -> Layer:
     """Rows, or images with any geometry that makes an output."""
-    act = rng.choice([("", ()), ("Relu", ()), ("Clip", (0.0, 6.0)), ("LeakyRelu", (0.1,)), ("HardSwish", ())])
+    acts = [("Relu", ()), ("Clip", (0.0, 6.0)), ("LeakyRelu", (0.1,)), ("HardSwish", ()), ("Gelu", ())]
+    act = rng.choice([("", ()), *acts])
     if rng.random() < 0.5:
         return Layer(rng.randint(1, 90), rng.randint(1, 90), act=act)
     kernel = rng.choice([(1, 1), (3, 3), (2, 3), (5, 1)])
@@ -121,6 +123,8 @@ def _act(x: Array, layer: Layer) -> Array:
         return np.asarray(np.clip(x, parameters[0], parameters[1]))
     if name == "LeakyRelu":
         return np.where(x > 0, x, parameters[0] * x)
+    if name == "Gelu":
+        return np.asarray(gelu(x))
     return np.asarray(x * np.clip(x / 6 + 0.5, 0, 1)) if name == "HardSwish" else x
 
 
