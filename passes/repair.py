@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import onnx_graphsurgeon as gs
+
 from pruneopt.analysis.infer import analyse
 from pruneopt.analysis.masks import mask_of
 from pruneopt.errors import UsageError
@@ -20,6 +23,7 @@ from pruneopt.passes.statistics.damage import damage, distributions, outputs
 from pruneopt.passes.statistics.leastsquares import Refit
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
+KEPT = 1 << 28  # bytes of a repaired model that waits to be asked for again
 ORDER = ("self", "stream", "bias")  # in which ways are tried
 
 
@@ -63,8 +67,8 @@ class Repair:
             return Outcome(model, {"way": "none", "why": "a removed width is a factor of a dynamic size"})
         return self.mend(model, claim, context)
 
-    def mend(self, model: Model, claim: Masked, context: Context) -> Outcome:
-        """The best repaired model, for a `model` that keeps what `claim` says."""
+    def mend(self, model: Model, claim: Masked, context: Context, again: bool = False) -> Outcome:
+        """The best repaired model, for a `model` that keeps what `claim` says; `again` is to be asked for it again."""
         batches = split_batches(context.calibration)
         _, held = hold_out(batches)
         aim = aim_of(claim, context)
@@ -80,11 +84,21 @@ class Repair:
                 continue
             context.progress(f"repair ({way})")
             settings = Settings(way, self.ridge, self.conv_ridge, self.samples)
-            mended = apply(model, claim, refit_all(claim, context, batches, settings, aim))
+            mended = claim.repaired.pop(settings, None) or apply(
+                model, claim, refit_all(claim, context, batches, settings, aim)
+            )
+            if again and _weight(mended) <= KEPT:
+                claim.repaired[settings] = mended
             distances[way] = damage(dense, outputs(mended, context, held), probabilities)
             if distances[way] < distances[best]:
                 best, made = way, mended
         return Outcome(made, {"way": best, "distances": distances})
+
+
+def _weight(model: Model) -> int:
+    """Bytes of all constants."""
+    constants = (t for t in model.graph.tensors().values() if isinstance(t, gs.Constant))
+    return sum(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in constants)
 
 
 def apply(model: Model, claim: Masked, refits: Iterable[tuple[Consumer, Refit]]) -> Model:

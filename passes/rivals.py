@@ -46,5 +46,5 @@ def _harm(outcome: Outcome, context: Context) -> float | None:
     claim = outcome.claim
     if not isinstance(claim, Masked) or not claim.masks or claim.moves():
         return None
-    distances = Repair(ways="self").mend(outcome.model, claim, context).entry["distances"]
+    distances = Repair(ways="self").mend(outcome.model, claim, context, again=True).entry["distances"]
     return float(min(distances.values()))

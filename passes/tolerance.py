@@ -79,7 +79,7 @@ class Tolerance:
         """As the repair that follows would leave it, at least as good."""
         if not context.calibration or not isinstance(outcome.claim, Masked) or not outcome.claim.masks:
             return outcome.model
-        return Repair(ways="self").mend(outcome.model, outcome.claim, context).model
+        return Repair(ways="self").mend(outcome.model, outcome.claim, context, again=True).model
 
     def _made(self, model: Model, context: Context) -> Outputs:
         """Outputs on batches that nothing was fitted to, as far as there are some."""

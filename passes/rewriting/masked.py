@@ -7,8 +7,8 @@ them is masked). Independent of `shrink` but for those nodes: all shapes are the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,13 @@ class Masked:
         analysis: of the model that was shrunk.
         masks: one keep-mask per atom.
         start: the model that this one was turned from, without loss, before it was shrunk; itself by default.
+        repaired: what has been made of the shrunk model so far and will be asked for again, by the way to do it.
     """
 
     analysis: Analysis
     masks: Masks
     start: Model | None = None
+    repaired: dict[Hashable, Model] = field(default_factory=dict, compare=False, repr=False)
 
     def references(self) -> Iterator[tuple[Model, Feeds]]:
         """The masked original for every observed input size; one model serves all where no mask depends on it."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import pruneopt as po
 from pruneopt.api import make_context
 from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.passes import repair as repair_module
 from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.repair import Repair
 from pruneopt.passes.rivals import better
+from pruneopt.passes.sequence import refit_all
 from pruneopt.passes.width import Width
 from tests import models
 from tests.passes.test_calibrated import data, doubled
@@ -32,6 +37,25 @@ def test_the_less_harmful_one_is_taken() -> None:
         assert found.claim is little.claim
         assert found.entry["chosen"] == name
         assert found.entry["rivals"][name] == min(found.entry["rivals"].values())
+
+
+def test_what_was_repaired_to_compare_is_not_repaired_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    context, little, much = outcomes()
+    ways: list[str] = []
+
+    def counted(*given: Any) -> Any:
+        ways.append(given[3].way)
+        return refit_all(*given)
+
+    monkeypatch.setattr(repair_module, "refit_all", counted)
+    found = better(little, lambda: much, NAMES, context)
+    assert ways == ["self", "self"]
+    context.claim = found.claim
+    mended = Repair(ways="self").run(found.model, context)
+    assert ways == ["self", "self"]
+    assert mended.entry["distances"]["self"] == found.entry["rivals"]["one"]
+    Repair(ways="self").run(found.model, context)  # it is not kept for ever
+    assert len(ways) == 3
 
 
 def test_what_cannot_meet_the_budget_is_passed_over() -> None:
