@@ -6,8 +6,9 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Kind
 from pruneopt.analysis.cost import CostModel
+from pruneopt.analysis.cuts import Refusal, Site
 from pruneopt.analysis.infer import Analysis
-from pruneopt.analysis.tokens import Refusal, Site, meets
+from pruneopt.analysis.tokens import meets
 from pruneopt.passes.length.gaps import Gap, Group, Marked
 
 LEAST_SAVING = 1e-2  # share of the multiply-accumulates that half of the tokens must save

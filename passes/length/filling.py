@@ -8,7 +8,8 @@ from typing import Any
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.tokens import Site, Tokens, same
+from pruneopt.analysis.cuts import Site
+from pruneopt.analysis.tokens import Tokens, same
 from pruneopt.model import Model
 from pruneopt.passes.length import tome, topk
 from pruneopt.passes.length.counting import Count, Stage

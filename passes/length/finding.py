@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pruneopt.analysis.cuts import Cuts, Refusal, Site
 from pruneopt.analysis.infer import analyse
-from pruneopt.analysis.tokens import Refusal, Site, Tokens, same
+from pruneopt.analysis.tokens import Tokens, same
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.sizes import probe_sizes
 from pruneopt.frontends.synthetic import synthetic
@@ -47,45 +48,43 @@ def find_sites(tokens: Tokens, context: Context) -> tuple[list[list[Site]], list
     """Sites by token axis, in order, and why there are no more."""
     groups: list[list[Site]] = []
     refused: list[Refusal] = []
+    cuts = Cuts(tokens)
     for attention in tokens.attentions:
-        if not attention.is_self or min(attention.tokens.size) < 2:
-            continue
-        found = tokens.site(attention)
-        if isinstance(found, Refusal):
-            refused.append(found)
-            continue
-        if max(attention.tokens.size) < LEAST_TOKENS:
-            refused.append(Refusal(found.tensor, f"has only {attention.tokens} tokens"))
-            continue
-        try:
-            heads_of(tokens, attention, found)
-        except PruneoptError as error:
-            refused.append(Refusal(found.tensor, str(error)))
-            continue
-        if any(site.tensor == found.tensor for group in groups for site in group):
-            continue
-        home = next(
-            (
-                g
-                for g in groups
-                if same(g[0].attention.tokens, attention.tokens) and set(found.behind) < set(g[-1].behind)
-            ),
-            None,
-        )
-        if home is None:
-            groups.append([found])
-        else:
-            home.append(found)
-    kept = []
+        if attention.is_self and min(attention.tokens.size) > 1:
+            found = _usable(tokens, cuts.site(attention))
+            if isinstance(found, Refusal):
+                refused.append(found)
+            else:
+                _sort_in(groups, found)
     causal = _causal(tokens, groups, context)
+    why = "its attention is causal: every position is an output of its own"
+    left = [group for group in groups if group[0].attention.probabilities not in causal]
+    return left, [*refused, *(Refusal(group[0].tensor, why) for group in groups if group not in left)]
+
+
+def _usable(tokens: Tokens, found: Site | Refusal) -> Site | Refusal:
+    """A site, or why it is none."""
+    if isinstance(found, Refusal):
+        return found
+    if max(found.attention.tokens.size) < LEAST_TOKENS:
+        return Refusal(found.tensor, f"has only {found.attention.tokens} tokens")
+    try:
+        heads_of(tokens, found.attention, found)
+    except PruneoptError as error:
+        return Refusal(found.tensor, str(error))
+    return found
+
+
+def _sort_in(groups: list[list[Site]], site: Site) -> None:
+    """To the group of its tokens whose last site is in front of it; a cut that is known already counts once."""
+    if any(each.tensor == site.tensor for group in groups for each in group):
+        return
     for group in groups:
-        if group[0].attention.probabilities in causal:
-            refused.append(
-                Refusal(group[0].tensor, "its attention is causal: every position is an output of its own")
-            )
-        else:
-            kept.append(group)
-    return kept, refused
+        last = group[-1]
+        if same(last.attention.tokens, site.attention.tokens) and set(site.behind) < set(last.behind):
+            group.append(site)
+            return
+    groups.append([site])
 
 
 def _causal(tokens: Tokens, groups: Sequence[Sequence[Site]], context: Context) -> set[str]:

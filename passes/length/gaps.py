@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, find
+from pruneopt.analysis.cuts import Site
 from pruneopt.analysis.infer import Analysis
-from pruneopt.analysis.tokens import Site
 from pruneopt.model import Model
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pruneopt.analysis.cuts import Refusal, Site
 from pruneopt.analysis.infer import analyse
-from pruneopt.analysis.tokens import Refusal, Site, Tokens
+from pruneopt.analysis.tokens import Tokens
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, Unchanged, prove

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.cuts import Site
 from pruneopt.analysis.infer import analyse
 from pruneopt.analysis.observe import Observation
-from pruneopt.analysis.tokens import Site, Tokens
+from pruneopt.analysis.tokens import Tokens
 from pruneopt.model import Model
 from pruneopt.passes.length.gaps import Gap, Group, Marked
 from pruneopt.passes.length.walking import Walk

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pruneopt.analysis.tokens import Site
+from pruneopt.analysis.cuts import Site
 from pruneopt.errors import UsageError
 from pruneopt.passes.length.counting import WHOLE, Counter, Stage, merged, picked
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import factors
-from pruneopt.analysis.tokens import Attention, Site, Tokens, meets, same
+from pruneopt.analysis.cuts import Site
+from pruneopt.analysis.tokens import Attention, Tokens, meets, same
 from pruneopt.errors import PruneoptError
 from pruneopt.passes.length.emit import Emit
 

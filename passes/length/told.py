@@ -6,7 +6,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis
-from pruneopt.analysis.tokens import Site, Tokens, meets, same
+from pruneopt.analysis.cuts import Site
+from pruneopt.analysis.tokens import Tokens, meets, same
 from pruneopt.passes.length import tome, topk
 from pruneopt.passes.length.counting import Counter
 from pruneopt.passes.length.emit import FLOAT, Emit
