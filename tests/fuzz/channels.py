@@ -67,14 +67,15 @@ def tiled(b: Builder, x: Tensor) -> Tensor:
 
 
 def gathered(b: Builder, x: Tensor) -> Tensor:
-    """Channels picked by constant positions: a run, or any."""
+    """Channels picked by constant positions: a run, counted from either end, or any."""
     c = x.width(1)
-    kind = b.pick(["run", "any", "one"])
+    kind = b.pick(["run", "back", "any", "one"])
     if kind == "one":
         index = b.initializer(np.array(b.pick([0, c - 1, -1]), np.int64))
         return b.unsqueeze(b.op("Gather", x, index, shape=[x.shape[0], *x.shape[2:]], axis=1), 1)
     start = b.random.randrange(c // 2)
-    picks = list(range(start, c)) if kind == "run" else [b.random.randrange(c) for _ in range(4)]
+    runs = {"run": list(range(start, c)), "back": list(range(start - c, 0))}
+    picks = runs.get(kind) or [b.random.randrange(c) for _ in range(4)]
     return b.op("Gather", x, b.ints(picks), shape=[x.shape[0], len(picks), *x.shape[2:]], axis=1)
 
 

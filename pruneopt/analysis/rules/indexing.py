@@ -21,7 +21,7 @@ def gather(op: Op) -> None:
         op.equal_all(index, out[axis : axis + len(index)])
         op.look_up(1, data[axis], "rows are looked up by data")
     elif index and _is_run(np.asarray(known), data[axis].size[0]):
-        _take(op, data[axis], out[axis], int(np.asarray(known).reshape(-1)[0]))
+        _take(op, data[axis], out[axis], int(np.asarray(known).reshape(-1)[0]) % data[axis].size[0])
     else:
         op.equal_all(index, out[axis : axis + len(index)])
         op.freeze([data[axis], *index], "single entries are picked by position")

@@ -58,6 +58,7 @@ MOVEMENT = [
 INDEXING = [
     case("Gather", w(9, 6), ids(9, 2, 3)),
     case("Gather", x(2, 9), c([3, 4, 5], np.int64), axis=1, note="run"),
+    case("Gather", x(2, 9), c([-4, -3], np.int64), axis=1, note="run counted from the end"),
     case("Gather", x(3, 2, 6), c(1, np.int64), axis=0, note="one entry"),
     case("Gather", x(2, 6), c([0, 3, 1], np.int64), axis=1, note="picked"),
     case("GatherElements", x(4, 6), ids(4, 3, 6), axis=0),
