@@ -27,6 +27,9 @@ from pruneopt.backends.tvm.records import Records
 from pruneopt.backends.tvm.rewriting import rewrite
 from pruneopt.backends.tvm.sites import find
 from pruneopt.backends.tvm.target import parse
+from pruneopt.backends.tvm.tuner import Best
+from pruneopt.backends.tvm.tuning import Group, gated
+from pruneopt.backends.tvm.whole import opened
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.runtime import session
@@ -194,6 +197,35 @@ def test_images(tmp_path: Path) -> None:
         x = RNG.standard_normal((batch, 16, 14, 14)).astype(np.float32)
         found = session(tmp_path / "out.onnx").run(None, {"x": x})[0]
         np.testing.assert_allclose(found, Session(dense).run({"x": x})["y"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_whole_model_without_onnxruntime(tmp_path: Path, threads: int) -> None:
+    for number, (dense, shape) in enumerate(
+        ((perceptron(), (2, 20, 96)), (convolutional(), (2, 16, 14, 14)))
+    ):
+        x = RNG.standard_normal(shape).astype(np.float32)
+        out = tmp_path / f"{number}.so"
+        tune(dense, out, trials=1, calib=[{"x": x}], threads=threads, cache=tmp_path / "records")
+        found = opened(out, threads)([x])[0]
+        np.testing.assert_allclose(found, Session(dense).run({"x": x})["y"], rtol=1e-4, atol=1e-4)
+
+
+def test_the_gate_measures_another_pattern_again(tmp_path: Path) -> None:
+    """Verdicts hold for the same nodes, kernels and sizes, but not for zeros that lie elsewhere."""
+    weights = {block: np.ascontiguousarray(sparse((128, 96), block, 0.2).T) for block in (16, 1)}
+    raced = []
+
+    def ratio(a: Model, b: Model) -> float:
+        raced.append(1)
+        return 2.0
+
+    records, goal = Records(tmp_path / "r"), parse("host")
+    for weight in (weights[16], weights[16], weights[1]):
+        net = model("(float[n, 96] x) => (float[n, 128] y) { y = MatMul(x, w) }", w=weight)
+        group = Group(find(net.graph, {})[0], Best(Schedule("positions", 1, 16, 1), 1.0, 1))
+        gated(net, [group], goal, records, "here", ratio)
+    assert len(raced) == 2
 
 
 def test_random_kernels_stay_within_their_buffers() -> None:
