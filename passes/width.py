@@ -153,15 +153,15 @@ class Width:
         groups = [g for g in groups if kinds[g] in self.axes.split("+")]
         if not context.calibration or (self.criterion in WEIGHTS_ONLY and not measured):
             return analysis, groups, Evidence(analysis, context.seed)
-        fit, _ = hold_out(split_batches(context.calibration))
+        batches = split_batches(context.calibration)
         if measured:
-            evidence = survey(analysis, groups, context, fit)
+            evidence = survey(analysis, groups, context, batches)
             if self.criterion in (None, "obs"):  # curves are all that they look at
                 evidence.moments.clear()
                 evidence.pairs.clear()
             return analysis, groups, evidence
         context.progress("statistics")
-        return analysis, groups, gather(analysis, [g.atom for g in groups], context, fit)
+        return analysis, groups, gather(analysis, [g.atom for g in groups], context, hold_out(batches)[0])
 
     def _measures(self, context: Context) -> bool:
         """Whether the plan is made from what calibration data says."""

@@ -19,6 +19,7 @@ from pruneopt.passes.planning.probe import Worth, rates
 from pruneopt.passes.planning.tally import Limit
 from pruneopt.passes.statistics.consumers import Consumer, consumers_of, find_consumers
 from pruneopt.passes.statistics.evidence import Evidence, gather
+from pruneopt.passes.statistics.stream import hold_out, split_batches
 
 Array = npt.NDArray[Any]
 MOST = 1 << 30  # bytes of moments held at a time
@@ -27,19 +28,22 @@ MOST = 1 << 30  # bytes of moments held at a time
 def survey(
     analysis: Analysis, groups: Sequence[Group], context: Context, batches: Sequence[Feeds]
 ) -> Evidence:
-    """The curve of every group and what its errors are worth.
+    """The curve of every group, and on other batches what its errors are worth: what never occurs is not free.
 
     Groups are looked at in lots whose moments fit into memory; they are kept where one lot holds them all.
     """
+    fit, held = hold_out(batches)
+    more = len(split_batches(fit, 1)) / len(split_batches(held, 1))
     lots = list(_lots(groups, find_consumers(analysis)))
     whole = Evidence(analysis, context.seed)
     for i, lot in enumerate(lots):
         number = f" {i + 1} of {len(lots)}" if len(lots) > 1 else ""
         context.progress(f"statistics{number}")
-        evidence = gather(analysis, [g.atom for g in lot], context, batches)
+        evidence = gather(analysis, [g.atom for g in lot], context, fit)
         curves = {g: c for g in lot if (c := curve_of(g, evidence)) is not None}
         context.progress(f"probe {len(curves)} groups{number}")
-        evidence.rates |= rates(curves, evidence, context, batches, len(curves) / max(len(groups), 1))
+        part = more * len(curves) / max(len(groups), 1)
+        evidence.rates |= rates(curves, evidence, context, held, part)
         if len(lots) == 1:
             return evidence
         whole.curves |= evidence.curves

@@ -21,6 +21,7 @@ from pruneopt.passes.criteria import WEIGHTS_ONLY, find_criterion
 from pruneopt.passes.planning.allocate import allocate, choice
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.curves import curve_of
+from pruneopt.passes.planning.measured import survey
 from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.statistics.evidence import Evidence, gather
 from tests import models
@@ -158,3 +159,19 @@ def test_without_data_nothing_is_known() -> None:
     analysis = analyse(model, context.observation(model))
     with pytest.raises(UsageError):
         Evidence(analysis).views(find_groups(analysis)[0])
+
+
+def test_what_occurs_in_other_samples_only_is_not_free() -> None:
+    b = models.Builder()
+    table = b.node("MatMul", "x", b.value(np.eye(16), np.float32))
+    b.node("MatMul", table, b.weight(16, 5), outputs=["y"])
+    model = models.loaded(b.model({"x": ["n", 16]}, {"y": ["n", 5]}))
+    common, rare = (np.eye(16, dtype=np.float32)[np.arange(32) % 12 + lowest] for lowest in (0, 4))
+    batches = [{"x": rare if i % 5 == 4 else common} for i in range(10)]  # every fifth is held out
+    context = make_context(model, batches)
+    analysis = analyse(model, context.observation(model))
+    (group,) = find_groups(analysis)
+    evidence = survey(analysis, [group], context, batches)
+    curve = evidence.curves[group]
+    assert set(curve.order[:4]) == {12, 13, 14, 15}
+    assert evidence.rates[group].at(curve.error)[4] > 0.1
