@@ -1,19 +1,24 @@
 """Sparse kernels against ONNX Runtime, PyTorch's and SciPy's CSR, and the roofline.
 
     python -m benchmarks.kernels [--threads 1] [--trials 8] [--only "MatMul 384x384"] [--density 0.2 0.1]
+                                 [--deepsparse PYTHON]
 
 Each row is one shape at one sparsity: times are medians of runs in turns, of the CPU time of one thread, or of the
 clock for more threads. The roofline is the time of the non-zeros' multiplications at the rate of a dense product
-that fits into the first cache. Peers that are not installed are left out.
+that fits into the first cache. Peers that are not installed are left out; DeepSparse runs in the environment of the
+PYTHON that is named (`benchmarks/peer_deepsparse.py`). `--json FILE` appends one line for each row.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +43,7 @@ IMAGES = {
 }
 ROUNDS = 21
 Run = Callable[[], Any]
+Clocked = Callable[[], float]
 
 
 def zeros(shape: tuple[int, ...], block: int, density: float) -> Any:
@@ -108,18 +114,54 @@ def peers(x: Any, weight: Any, threads: int) -> dict[str, Run]:
     return found | {"scipy": lambda: matrix @ turned}
 
 
-def timed(runs: dict[str, Run], threads: int) -> dict[str, float]:
-    """Median seconds of each, in turns; each is run once before it is timed, so that its weights are in cache."""
+@contextmanager
+def deepsparse(python: str | None, model: Model, threads: int) -> Iterator[dict[str, Clocked]]:
+    """DeepSparse in another process, which is told when to run; nothing where no `python` is given."""
+    if python is None:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "layer.onnx"
+        model.save(path)
+        command = [python, str(Path(__file__).with_name("peer_deepsparse.py")), str(path), str(threads)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(command, text=True, **pipes) as worker:  # type: ignore[call-overload]
+
+            def ask() -> float:
+                worker.stdin.write("\n")
+                worker.stdin.flush()
+                return float(worker.stdout.readline())
+
+            while (line := worker.stdout.readline()) and line != "ready\n":
+                pass
+            yield {"deepsparse": ask} if line else {}
+            worker.terminate()
+
+
+def clocked(run: Run, threads: int) -> Clocked:
+    """Seconds of a run, after one that has brought its weights into the cache."""
     clock = time.thread_time if threads == 1 else time.perf_counter
-    spent: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
+
+    def seconds() -> float:
         run()
+        start = clock()
+        run()
+        return clock() - start
+
+    return seconds
+
+
+def timed(
+    runs: dict[str, Run], threads: int, others: Mapping[str, Clocked] | None = None
+) -> dict[str, float]:
+    """Median seconds of each, in turns; `others` take their time themselves."""
+    clocks = {name: clocked(run, threads) for name, run in runs.items()} | dict(others or {})
+    spent: dict[str, list[float]] = {name: [] for name in clocks}
+    for clock in clocks.values():
+        clock()
     for _ in range(ROUNDS):
-        for name, run in runs.items():
-            run()
-            start = clock()
-            run()
-            spent[name].append(clock() - start)
+        for name, clock in clocks.items():
+            spent[name].append(clock())
     return {name: statistics.median(times) for name, times in spent.items()}
 
 
@@ -134,6 +176,44 @@ def peak() -> float:
     return float(192**3 / min(times))
 
 
+def row(name: str, block: int, density: float, options: argparse.Namespace, rate: float) -> dict[str, Any]:
+    """Everything about one shape at one sparsity; `rate` is the multiply-adds a second of one thread."""
+    model, x, weight = layer(name, block, density)
+    run, size = ours(model, x, options.threads, options.trials)
+    runs = {"ours": run, "dense": dense(model, x, options.threads)} | peers(x, weight, options.threads)
+    with deepsparse(options.deepsparse, model, options.threads) as others:
+        times = timed(runs, options.threads, others)
+    positions = len(x) if x.ndim == 2 else x.shape[2] * x.shape[3]
+    roof = np.count_nonzero(weight) * positions / (rate * options.threads) / times["ours"]
+    us = {peer: round(seconds * 1e6, 1) for peer, seconds in times.items()}
+    case = {"shape": name, "block": block, "density": density, "threads": options.threads}
+    return case | {"us": us, "roof": round(roof, 3), "file": round(size, 3)}
+
+
+def text(row: dict[str, Any]) -> str:
+    """One line of the table: times faster than each peer."""
+    us = row["us"]
+    ratios = [
+        f"{us[peer] / us['ours']:.2f}x" if peer in us else "-"
+        for peer in ("dense", "torch", "scipy", "deepsparse")
+    ]
+    case = [row["shape"], f"{row['block']}x1", f"{1 - row['density']:.0%}", f"{us['ours']:.0f}"]
+    return " | ".join([*case, *ratios, f"{row['roof']:.2f}", f"{row['file']:.2f}"])
+
+
+def means(rows: Sequence[dict[str, Any]], peer: str) -> Iterator[str]:
+    """Geometric means over the shapes of how much faster we are than a peer."""
+    for block, density in dict.fromkeys((row["block"], row["density"]) for row in rows):
+        gains = [
+            row["us"][peer] / row["us"]["ours"]
+            for row in rows
+            if (row["block"], row["density"]) == (block, density) and peer in row["us"]
+        ]
+        if gains:
+            mean = float(np.exp(np.mean(np.log(gains))))
+            yield f"geometric mean over {peer}, {block}x1 at {1 - density:.0%}: {mean:.2f}x, {len(gains)} shapes"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -143,38 +223,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--block", type=int, nargs="*", default=[1, 16])
     parser.add_argument("--density", type=float, nargs="*", default=[0.5, 0.3, 0.2, 0.1, 0.05])
+    parser.add_argument("--deepsparse", metavar="PYTHON")
+    parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args(arguments)
-    rate = peak() * options.threads
-    gains: dict[tuple[int, float], list[float]] = {}
+    rate = peak()
+    rows: list[dict[str, Any]] = []
     print(
-        "shape | block | zeros | ours us | ONNX Runtime | torch CSR | scipy CSR | of roofline | file",
-        flush=True,
+        "shape | block | zeros | ours us | ONNX Runtime | torch CSR | scipy CSR | DeepSparse | of roofline | file"
     )
-    for name in [*ROWS, *IMAGES]:
-        for block in options.block if options.only in name else []:
+    for name in [name for name in [*ROWS, *IMAGES] if options.only in name]:
+        for block in options.block:
             for density in options.density:
-                model, x, weight = layer(name, block, density)
-                run, size = ours(model, x, options.threads, options.trials)
-                runs = {"ours": run, "dense": dense(model, x, options.threads)}
-                times = timed(runs | peers(x, weight, options.threads), options.threads)
-                ratio = {peer: f"{seconds / times['ours']:.2f}x" for peer, seconds in times.items()}
-                gains.setdefault((block, density), []).append(times["dense"] / times["ours"])
-                positions = len(x) if x.ndim == 2 else x.shape[2] * x.shape[3]
-                roof = np.count_nonzero(weight) * positions / rate / times["ours"]
-                cells = [
-                    name,
-                    f"{block}x1",
-                    f"{1 - density:.0%}",
-                    f"{times['ours'] * 1e6:.0f}",
-                    ratio["dense"],
-                ]
-                cells += [ratio.get("torch", "-"), ratio.get("scipy", "-"), f"{roof:.2f}", f"{size:.2f}"]
-                print(" | ".join(cells), flush=True)
-    for (block, density), each in sorted(gains.items(), reverse=True):
-        mean = float(np.exp(np.mean(np.log(each))))
-        print(
-            f"geometric mean, {block}x1 at {1 - density:.0%}: {mean:.2f}x over {len(each)} shapes", flush=True
-        )
+                rows.append(row(name, block, density, options, rate))
+                print(text(rows[-1]), flush=True)
+                if options.json:
+                    with open(options.json, "a") as file:
+                        file.write(json.dumps(rows[-1]) + "\n")
+    for peer in ("dense", "deepsparse"):
+        print("\n".join(means(rows, peer)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,33 @@
+"""`PYTHON benchmarks/peer_deepsparse.py MODEL.onnx THREADS`: times DeepSparse, a run for each line on stdin.
+
+It lives in an environment of its own, because it wants NumPy 1: `pip install deepsparse==1.8.0 "numpy<2"` there.
+Each answer is the seconds of one run, after one that warms up: CPU time of the thread that calls, or of the clock.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+
+
+def main(path: str, threads: int) -> None:
+    import onnx
+    from deepsparse import compile_model  # type: ignore[import-not-found]
+
+    shape = [each.dim_value for each in onnx.load(path).graph.input[0].type.tensor_type.shape.dim]
+    engine = compile_model(path, batch_size=shape[0], num_cores=threads)
+    inputs = [np.random.default_rng(6).standard_normal(shape).astype(np.float32)]
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    engine.run(inputs)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        engine.run(inputs)
+        start = clock()
+        engine.run(inputs)
+        print(clock() - start, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
