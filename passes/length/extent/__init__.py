@@ -10,11 +10,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from pruneopt.analysis.cost import CostModel
 from pruneopt.analysis.infer import Analysis, analyse
+from pruneopt.analysis.observe import Feeds
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
@@ -24,6 +28,7 @@ from pruneopt.passes.length.extent.settle import Fixed, Settled, settle
 from pruneopt.passes.length.extent.writing import framed, overhead, written
 
 Made = tuple[Outcome, dict[str, str]]
+RUNS = 4  # sizes at which a graph is tried
 TRIES = 64  # sizes that cannot be, until one gives up
 NEAR = 0.2  # how far from the wanted size another one is looked for, as a share of the whole
 
@@ -47,8 +52,7 @@ def fewer_places(model: Model, wanted: Mapping[str, float], context: Context) ->
         raise PruneoptError(
             f"length: input '{loose[0].tensor.name}' may have any {loose[0].role} as it is: give it smaller ones"
         )
-    sizes, settled = _nearest(analysis, ends)
-    return _carried_out(analysis, sizes, settled, context)
+    return _first(_nearest(analysis, ends), analysis, context)
 
 
 def within_budget(model: Model, role: str, share: float, context: Context) -> Made:
@@ -59,7 +63,30 @@ def within_budget(model: Model, role: str, share: float, context: Context) -> Ma
         raise PruneoptError(f"length: no input has a {role}: {_dimensions(analysis)}", refused=[])
     if not all(end.axis.static for end in ends):
         raise PruneoptError(f"length: its inputs may have any {role} as they are", refused=[])
-    cost, why = CostModel(analysis, -1), []
+    return _first(_cheaper(analysis, ends, share), analysis, context)
+
+
+def _first(found: Iterator[tuple[dict[End, int], Settled]], analysis: Analysis, context: Context) -> Made:
+    """The first of some sizes at which the graph runs. Raises PruneoptError where it runs at none of a few."""
+    error: PruneoptError | None = None
+    for sizes, settled in islice(found, RUNS):
+        try:
+            return _carried_out(analysis, sizes, settled, context)
+        except Fixed:
+            raise
+        except PruneoptError as why:
+            error = error or why
+    raise PruneoptError(
+        f"length: its inputs must stay as large as they are; at a smaller size, {error}", refused=[]
+    )
+
+
+def _cheaper(
+    analysis: Analysis, ends: Sequence[End], share: float
+) -> Iterator[tuple[dict[End, int], Settled]]:
+    """Sizes within a share of the multiply-accumulates, the largest first; PruneoptError where there are none."""
+    cost, any_ = CostModel(analysis, -1), False
+    why: list[str] = []
     most, budget = max(end.axis.size[0] for end in ends), share * cost.macs({})
     first = (
         int(most * share ** (1 / (2 * len(ends)))) + 1
@@ -74,13 +101,16 @@ def within_budget(model: Model, role: str, share: float, context: Context) -> Ma
                 break
             continue
         if settled.even and cost.macs(settled.sizes) + overhead(analysis, sizes) <= budget:
-            return _carried_out(analysis, sizes, settled, context)
-    reason = why[0] if why else "none divides evenly"
-    raise PruneoptError(f"length: no smaller {role} meets the budget ({reason})", refused=why[:1])
+            any_ = True
+            yield sizes, settled
+    if not any_:
+        reason = why[0] if why else "none divides evenly"
+        raise PruneoptError(f"length: no smaller {ends[0].role} meets the budget ({reason})", refused=why[:1])
 
 
 def _carried_out(analysis: Analysis, sizes: Mapping[End, int], settled: Settled, context: Context) -> Made:
     small = written(analysis, settled)
+    context.session(small.copy()).run(_smaller(analysis, sizes))
     inside = framed(small, sizes, analysis, settled)
     entry: dict[str, Any] = {
         "inputs": [
@@ -91,12 +121,20 @@ def _carried_out(analysis: Analysis, sizes: Mapping[End, int], settled: Settled,
     return Outcome(small, entry, Elsewhere(analysis, settled, sizes, analysis.seen.feeds, context)), inside
 
 
-def _nearest(analysis: Analysis, ends: Mapping[End, float]) -> tuple[dict[End, int], Settled]:
-    """Sizes nearest to the wanted shares at which every op's places shrink alike, or at which it runs at all."""
+def _smaller(analysis: Analysis, sizes: Mapping[End, int]) -> Feeds:
+    """The observed inputs, as much of them as has room."""
+    found = dict(analysis.seen.feeds[0])
+    for end, size in sizes.items():
+        found[end.tensor.name] = np.take(found[end.tensor.name], range(size), end.dim)
+    return found
+
+
+def _nearest(analysis: Analysis, ends: Mapping[End, float]) -> Iterator[tuple[dict[End, int], Settled]]:
+    """Sizes near the wanted shares: those at which every op's places shrink alike, then any; the nearest first."""
     most = max(end.axis.size[0] for end in ends)
     reach = max(1, int(NEAR * most))
-    found: tuple[dict[End, int], Settled] | None = None
-    first: Fixed | None = None
+    uneven: list[tuple[dict[End, int], Settled]] = []
+    first, any_ = None, False
     for off in sorted(range(-reach, reach + 1), key=lambda n: (abs(n), n)):
         sizes = {e: _scaled(e.axis.size[0], share + off / most) for e, share in ends.items()}
         if any(not 0 < n <= e.axis.size[0] for e, n in sizes.items()):
@@ -106,12 +144,14 @@ def _nearest(analysis: Analysis, ends: Mapping[End, float]) -> tuple[dict[End, i
         except Fixed as error:
             first = first or error
             continue
-        found = found or (sizes, settled)
+        any_ = True
         if settled.even:
-            return sizes, settled
-    if found is None:
+            yield sizes, settled
+        else:
+            uneven.append((sizes, settled))
+    if not any_:
         raise PruneoptError(f"length: {first}; its inputs must stay as large as they are")
-    return found
+    yield from uneven
 
 
 def _scaled(size: int, share: float) -> int:

@@ -144,7 +144,7 @@ class _Settling:
         return all(a in self.done for a in atoms(axis))
 
     def _assign(self, axis: Axis, size: int, role: str, who: str) -> None:
-        """Give an axis a size, by its one factor or part that is free to change."""
+        """Give an axis a size, by its leading factor or its largest part that is free to change."""
         if self.found.size(axis) != size:
             self._change(find(axis), size, role, who)
         if self.found.touched(axis) and find(axis).kind is not Kind.CONCAT:
@@ -159,7 +159,8 @@ class _Settling:
             self.found.sizes[axis], self.found.roles[axis] = size, role
             return
         times = axis.kind is Kind.PRODUCT
-        items = factors(axis) if times else sorted(parts(axis), key=lambda p: -p.size[0])
+        # the leading factor counts windows, patches or blocks; how large each is belongs to the architecture
+        items = factors(axis)[:1] if times else sorted(parts(axis), key=lambda p: -p.size[0])
         for item in items:
             own = self.found.size(item)
             whole = self.found.size(axis)

@@ -7,6 +7,7 @@ from math import floor
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.model import values
@@ -65,12 +66,28 @@ def _nth(node: gs.Node, name: str, i: int, default: int) -> int:
     return int(found[i]) if len(found) else default
 
 
-def set_windows(nodes: Sequence[tuple[gs.Node, Sequence[int], Sequence[int], Sequence[int]]]) -> None:
+def set_windows(
+    graph: gs.Graph, nodes: Sequence[tuple[gs.Node, Sequence[int], Sequence[int], Sequence[int]]]
+) -> None:
     """Windows over everything and sizes to resize to, set for (node, old sizes, new sizes, new output sizes)."""
     for node, old, new, out in nodes:
         if is_global(node, old):
             node.attrs["kernel_shape"] = list(new)
-        elif node.op == "Resize" and len(node.inputs) > 3 and isinstance(node.inputs[3], gs.Constant):
-            sizes = values(node.inputs[3]).copy()
-            sizes[-len(out) :] = out
-            node.inputs[3] = gs.Constant(f"{node.inputs[3].name}_{node.outputs[0].name}", np.array(sizes))
+        elif node.op == "Resize" and len(node.inputs) > 3 and node.inputs[3].name:
+            _resize_to(graph, node, np.not_equal(old, new), np.array(out, np.int64))
+
+
+def _resize_to(
+    graph: gs.Graph, node: gs.Node, moved: npt.NDArray[np.bool_], out: npt.NDArray[np.int64]
+) -> None:
+    """Sizes that changed are written down, others stay what they are or how they are computed."""
+    sizes = node.inputs[3]
+    if isinstance(sizes, gs.Constant):
+        node.inputs[3] = gs.Constant(f"{node.outputs[0].name}_sizes", np.where(moved, out, values(sizes)))
+        return
+    names = (f"{node.outputs[0].name}_{what}" for what in ("sizes", "moved", "out"))
+    made = gs.Variable(next(names), np.dtype(np.int64))
+    operands = [gs.Constant(next(names), moved), gs.Constant(next(names), out), sizes]
+    place = next(i for i, each in enumerate(graph.nodes) if each is node)
+    graph.nodes.insert(place, gs.Node("Where", made.name, {}, operands, [made]))
+    node.inputs[3] = made

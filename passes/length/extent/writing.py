@@ -62,7 +62,7 @@ def fit(model: Model, analysis: Analysis, settled: Settled) -> None:
         constant.name = names.new(f"{constant.name}_fewer")
         made[use.node.outputs[0].name].inputs[use.slot] = constant
     windowed = [(made[n.outputs[0].name], *sizes) for n, *sizes in settled.windowed]
-    set_windows([(n, old[-len(out) :], new[-len(out) :], out) for n, old, new, out in windowed])
+    set_windows(model.graph, [(n, old[-len(out) :], new[-len(out) :], out) for n, old, new, out in windowed])
 
 
 def framed(model: Model, ends: Mapping[End, int], analysis: Analysis, settled: Settled) -> dict[str, str]:
