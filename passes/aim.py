@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model
 from pruneopt.passes.base import Context
 from pruneopt.passes.proof import distance
 from pruneopt.passes.rewriting.masked import Masked
+from pruneopt.passes.statistics.stream import Stream
 
+Array = npt.NDArray[Any]
 ALIKE = 1e-3  # relative: two bases of a tensor differ by far more, rounding by far less
 
 
@@ -65,3 +70,35 @@ def aim_of(claim: Masked, context: Context) -> Aim:
     if context.aim is None or context.aim is start:  # then the turned one does as well, in its own basis
         return Aim(turned, turned, claim, context)
     return Aim(context.aim, start, claim, context)
+
+
+class Targets:
+    """What tensors are to become, batch by batch.
+
+    Those of the whole model where they mean the same; others (of fewer tokens, or in another basis) as they were in
+    the model that widths were removed from. Tensors that are asked for together come from one of the two.
+    """
+
+    def __init__(self, aim: Aim, batches: Sequence[Feeds], groups: Iterable[Sequence[str]]) -> None:
+        asked = [list(group) for group in groups]
+        self._there = aim.targets(name for group in asked for name in group)
+        ours, others = ([g for g in asked if self._knows(g) is known] for known in (True, False))
+        self._whole = Stream(aim.model, aim.context, batches, [name for group in ours for name in group])
+        self._near: Stream | None = None
+        if others:
+            later = [name for group in others for name in group]
+            self._near = Stream(aim.claim.analysis.model, aim.context, batches, later)
+
+    def reach(self, names: Sequence[str]) -> Iterator[list[Array]]:
+        """The values of tensors that were announced together, batch by batch; see `Stream.reach`."""
+        return self._stream(names).reach(*names)
+
+    def done(self, names: Sequence[str]) -> None:
+        """These tensors are not asked for again on behalf of one of those who announced them."""
+        self._stream(names).later.subtract(names)
+
+    def _knows(self, names: Sequence[str]) -> bool:
+        return self._there.issuperset(names)
+
+    def _stream(self, names: Sequence[str]) -> Stream:
+        return self._near if self._near is not None and not self._knows(names) else self._whole

@@ -7,7 +7,7 @@ output with all features is the target of its refit without them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from math import prod
 from typing import Any
@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.axes import atoms
 from pruneopt.analysis.masks import mask_of, touched
 from pruneopt.analysis.observe import Feeds
-from pruneopt.passes.aim import Aim
+from pruneopt.passes.aim import Aim, Targets
 from pruneopt.passes.base import Context
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
@@ -88,12 +88,9 @@ class _Sequence:
         self.waiting = {c.name: c for c in find_consumers(claim.analysis) if not c.shared}
         self.junctions = {name: junction_of(c, claim) for name, c in self.waiting.items()}
         blind = any(map(self._is_blind, self.waiting.values()))
-        self.dense: Stream | None = None
-        self.aims: set[str] = set()  # tensors that have a target
+        self.dense: Targets | None = None
         if settings.way == "stream" or (settings.way == "self" and blind):
-            later = [name for junction in self.junctions.values() for name in junction.seen]
-            self.aims = aim.targets(later)
-            self.dense = Stream(aim.model, context, batches, [name for name in later if name in self.aims])
+            self.dense = Targets(aim, batches, (junction.seen for junction in self.junctions.values()))
 
     def run(self) -> Iterator[tuple[Consumer, Refit]]:
         for name in list(self.waiting):
@@ -113,7 +110,7 @@ class _Sequence:
             yield consumer, found
         del self.waiting[consumer.name]
         if self.dense is not None:
-            self.dense.later.subtract(self.aims.intersection(self.junctions[consumer.name].seen))
+            self.dense.done(self.junctions[consumer.name].seen)
 
     def _beside(self, consumer: Consumer) -> list[Consumer]:
         """What makes the other side of the sum that a consumer writes to, still to be refitted and not behind it."""
@@ -182,7 +179,7 @@ class _Sequence:
         if junction is None or self.dense is None:
             yield from [[]] * self.count
         else:
-            yield from self.dense.reach(*junction.seen)
+            yield from self.dense.reach(junction.seen)
 
     def _towards_self(
         self, consumer: Consumer, fit: Moments, held: Moments, keep: Array, bias: Array
@@ -215,10 +212,6 @@ class _Sequence:
         if self.dense is None or (self.settings.way != "stream" and not blind):
             return None
         found = self.junctions[consumer.name]
-        if found.total not in self.aims:
-            return None
-        if not self.aims.issuperset(found.seen):
-            found = replace(found, activation=None)
         if found.skip is None:
             # Nothing but a layer's own output can correct a chain; what enters a sub-layer is better left to itself.
             return found if consumer.node.op == "Conv" or blind or self._is_last(consumer) else None
