@@ -25,9 +25,17 @@ class Curve:
 
 
 def trade_off(report: Report) -> list[Curve]:
-    """Predicted damage at the outputs against the MACs kept, and the latency where that was predicted, too."""
+    """Predicted damage at the outputs against the MACs kept, and the latency where that was predicted, too.
+
+    Where blocks went, measured damage as one went after the other.
+    """
     points = report.get("trade_off") or []
     made = []
+    for path in (p["curve"] for p in report.get("passes", []) if p["pass"] == "depth" and "curve" in p):
+        blocks = [(1.0, 0.0), *((step["macs"], step["damage"]) for step in path)]
+        if path:
+            title = "Multiply-accumulates kept, block by block"
+            made.append(curve(title, blocks, path[-1]["macs"], "measured damage", marks=5))
     for key, title in (("macs", "Multiply-accumulates kept"), ("latency", "Latency kept")):
         known = [(p[key], p["damage"]) for p in points if key in p]
         if len(known) > 1:

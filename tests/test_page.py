@@ -155,3 +155,11 @@ def test_the_path_of_a_search_is_drawn() -> None:
     text = page(passes=told)
     assert "The path of the search" in text
     assert "The path of the search" not in page()
+
+
+def test_blocks_that_went_draw_a_curve_of_measured_damage() -> None:
+    steps = [{"block": "layer2", "macs": 0.8, "damage": 0.1}, {"block": "layer1", "macs": 0.6, "damage": 0.3}]
+    (drawn,) = trade_off({"passes": [{"pass": "depth", "curve": steps}]})
+    assert (drawn.title, drawn.note) == ("Multiply-accumulates kept, block by block", "measured damage")
+    assert len(drawn.path.split()) == 3
+    assert drawn.at == (0.6 * CHART[0], 0.0)

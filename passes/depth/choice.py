@@ -50,16 +50,21 @@ def _choose(study: Study, units: Sequence[Block], wanted: Wanted) -> Choice:
     goal = Goal(count, wanted.budgets)
     study.context.progress(f"score {len(units)} blocks ({name})")
     if name == "greedy":
-        dropped, curve = greedy(units, study.damage, goal, costs)
+        dropped, steps = greedy(units, study.damage, goal, costs)
         known = {unit.name: unit for unit in units}
-        steps = [
-            {
-                "block": block,
-                "macs": 1 - costs.saved("macs", [known[gone] for gone, _ in curve[: i + 1]]),
-                "damage": damage,
-            }
-            for i, (block, damage) in enumerate(curve)
-        ]
-        return dropped, {"criterion": name, "curve": steps}
+        path = [(known[block], damage) for block, damage in steps]
+        return dropped, {"criterion": name, "curve": _curve(path, costs)}
     scores = {unit.name: study.once(name, find_criterion(name))[unit.name] for unit in units}
-    return by_score(units, scores, goal, costs), {"criterion": name, "scores": scores}
+    dropped = by_score(units, scores, goal, costs)
+    order = sorted(dropped, key=lambda unit: scores[unit.name])
+    path = [(unit, study.damage(order[: i + 1])) for i, unit in enumerate(order)]
+    return dropped, {"criterion": name, "scores": scores, "curve": _curve(path, costs)}
+
+
+def _curve(path: Sequence[tuple[Block, float]], costs: Costs) -> list[dict[str, Any]]:
+    """What is left of the multiply-accumulates, and the damage, as one block goes after the other."""
+    gone = [block for block, _ in path]
+    return [
+        {"block": block.name, "macs": 1 - costs.saved("macs", gone[: i + 1]), "damage": damage}
+        for i, (block, damage) in enumerate(path)
+    ]
