@@ -18,7 +18,7 @@ from pruneopt.backends.tvm.compiler import Plan
 from pruneopt.backends.tvm.packing import Order, order
 from pruneopt.errors import PruneoptError
 
-LEAST_OPSET = 13
+LEAST_OPSET = 16  # ScatterND that adds
 LEAST_IR = 8  # functions
 INPUTS = ("x", "values", "offsets", "starts", "bias")
 
@@ -72,11 +72,16 @@ def _weight(body: Body, plan: Plan) -> str:
     starts = body.op("Cast", "starts", to=onnx.TensorProto.INT64)
     begin = body.part(starts, 0, cut.segments * cut.masks)
     count = body.op("Sub", body.part(starts, 1, cut.segments * cut.masks + 1), begin)
-    # One row for each loop, one column for each of its entries: what is true is the entries, in their order.
-    most = body.op("ReduceMax", count, keepdims=0)
-    columns = body.op("Range", body.constant(0), most, body.constant(1))
-    there = body.op("NonZero", body.op("Less", columns, body.shaped(count, -1, 1)))
-    loop, number = (body.shaped(body.part(there, i, i + 1), -1) for i in (0, 1))
+    # The loop of each entry is the number of loops that have begun after the first: one mark for each, added up.
+    # Ops whose output's size depends on values would not be computed when the model is loaded.
+    size = body.op("Shape", "offsets")
+    zeros = body.op("ConstantOfShape", body.op("Add", size, body.constant([1])), value=_tensor(0, np.int64))
+    begun = body.part(begin, 1, cut.segments * cut.masks)
+    ones = body.constant(np.ones(cut.segments * cut.masks - 1))
+    marks = body.op("ScatterND", zeros, body.shaped(begun, -1, 1), ones, reduction="add")
+    loop = body.op("Slice", body.op("CumSum", marks, body.constant(0)), body.constant([0]), size)
+    entry = body.op("Range", body.constant(0), body.op("Squeeze", size), body.constant(1))
+    number = body.op("Sub", entry, body.op("Gather", begin, loop))
     segment, mask = body.divided(loop, cut.masks)
     numbers = body.part(starts, cut.numbers, cut.numbers + cut.segments)
     block = _block(body, cut, segment, body.op("Gather", numbers, segment))
@@ -84,11 +89,14 @@ def _weight(body: Body, plan: Plan) -> str:
     entries = _entries(body, plan, cut, count, loop, number, mask)
     where = body.op("Concat", body.shaped(block, -1, 1), body.shaped(column, -1, 1), axis=1)
     shape = body.constant([cut.groups * cut.blocks, layer.inputs, cut.block])
-    zero = numpy_helper.from_array(np.zeros(1, np.float32))
-    zeros = body.op("ConstantOfShape", shape, value=zero)
+    zeros = body.op("ConstantOfShape", shape, value=_tensor(0, np.float32))
     made = body.op("Transpose", body.op("ScatterND", zeros, where, entries), perm=[0, 2, 1])
     whole = body.shaped(made, cut.groups, cut.blocks * cut.block, layer.inputs)
     return body.part(whole, 0, layer.outputs, 1)
+
+
+def _tensor(value: float, kind: Any) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array([value], kind))
 
 
 def _block(body: Body, cut: Order, segment: str, number: str) -> str:
