@@ -110,6 +110,22 @@ def measured(given: str, model: Model, sizes: dict[str, int], threads: int, tria
     }
 
 
+def without_onnxruntime(model: Model, sizes: dict[str, int], threads: int, trials: int) -> dict[str, float]:
+    """Milliseconds of the whole model as a Relax library, and of ONNX Runtime with kernels, in turns."""
+    from pruneopt.backends.tvm.whole import opened
+    from pruneopt.runtime import session
+
+    feeds = typical(model, sizes)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, out = Path(folder) / "whole.so", Path(folder) / "out.onnx"
+        for path in (whole, out):
+            tune(model, path, threads=threads, trials=trials, sizes=sizes, gate=False)
+        run, other = opened(whole, threads), session(out, session_options(threads))
+        inputs = [feeds[tensor.name] for tensor in model.inputs]
+        runs = {"relax": lambda: run(inputs), "onnxruntime": lambda: other.run(None, feeds)}
+        return {name: round(seconds * 1e3, 3) for name, seconds in timed(runs, threads).items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -120,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--block", type=int, nargs="*", default=[16, 1])
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--whole", action="store_true", help="also as a library without ONNX Runtime")
     options = parser.parse_args(arguments)
     sizes = {name: int(number) for name, _, number in (each.partition("=") for each in options.size)}
     loaded = Model.load(options.model)
@@ -128,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for threads in options.threads:
             case = {"model": Path(options.model).name, "block": block, "threads": threads}
             figures = measured(options.model, model, sizes, threads, options.trials)
+            if options.whole:
+                figures["whole"] = without_onnxruntime(model, sizes, threads, options.trials)
             print(json.dumps(case | {"zeros": 1 - options.density} | figures), flush=True)
 
 
