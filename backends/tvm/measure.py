@@ -48,10 +48,18 @@ class Trial:
 def shares(plan: Plan, n: int, threads: int) -> list[tuple[int, int, int]]:
     """(parts, first, last) of the calls by which `threads` threads share the work."""
     tiles = plan.units(n)
-    parts = 1 if tiles >= threads else min(plan.spans, -(-threads // tiles))
+    parts = cut(tiles, plan.spans, threads)
     units = tiles * parts
     tasks = min(units, threads)
     return [(parts, units * i // tasks, units * (i + 1) // tasks) for i in range(tasks)]
+
+
+def cut(tiles: int, most: int, threads: int) -> int:
+    """Into how many parts the outputs of tiles are cut, so that no thread waits for long; as `cut` in shim.c."""
+    for parts in range(1, min(most, 2 * threads) + 1):
+        if -(-tiles * parts // threads) * threads * 5 <= tiles * parts * 6:
+            return parts
+    return max(1, min(most, 2 * threads))
 
 
 def arguments(plan: Plan, work: Work, rng: np.random.Generator) -> list[Any]:

@@ -163,12 +163,14 @@ static void work(void *data, size_t task) {
   if (entry->run(NULL, arguments, 11, &result)) fail(run, said);
 }
 
-/* Cuts the work so that every thread that the kernels were tuned for has some, and no task is tiny. */
+/* Cuts the outputs of tiles into parts, so that no thread of those that the kernels were tuned for waits for more than
+ * a fifth of the time; and the work into tasks, none of them tiny. */
 static void cut(Run *run) {
   const Entry *entry = run->entry;
   int64_t tiles = entry->tile ? (run->n + entry->tile - 1) / entry->tile : run->n * entry->tiles;
-  run->parts = tiles >= THREADS ? 1 : (THREADS + tiles - 1) / tiles;
-  if (run->parts > entry->parts) run->parts = entry->parts;
+  int64_t most = entry->parts < 2 * THREADS ? entry->parts : 2 * THREADS;
+  run->parts = 1;
+  while (run->parts < most && (tiles * run->parts + THREADS - 1) / THREADS * THREADS * 5 > tiles * run->parts * 6) run->parts++;
   run->units = tiles * run->parts;
   run->tasks = run->units < MOST_TASKS ? run->units : MOST_TASKS;
 }

@@ -2,7 +2,7 @@
 
     python -m tests.backends.tvm.guarded --examples 10000 --seed 7
 
-checks as many runs; every compiled kernel serves a few of them, with fresh data and numbers of rows.
+checks as many runs; every compiled kernel serves a few of them, with fresh weights, zeros, data and numbers of rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pruneopt.backends.tvm.packing import Floats, pack
 from pruneopt.backends.tvm.target import Target
 
 CANARY = 64  # entries on each side of a buffer
-RUNS = 10  # runs of each kernel
+RUNS = 10  # of each kernel
 TOLERANCE = 1e-4
 Array = np.ndarray[Any, Any]
 
@@ -153,9 +153,9 @@ def check(run: Any, plan: Plan, rng: np.random.Generator) -> str | None:
     return None if error <= TOLERANCE else f"is wrong by {error:.1e} at n={n}, threads={threads}"
 
 
-def failures(target: Target, examples: int, seed: int) -> Iterator[str]:
+def failures(target: Target, examples: int, seed: int, runs: int = RUNS) -> Iterator[str]:
     """What is wrong, one line for each run that is."""
-    for number in range(-(-examples // RUNS)):
+    for number in range(-(-examples // runs)):
         rng = random.Random(f"{seed}/{number}")
         layer = random_layer(rng)
         plan = Plan(
@@ -165,7 +165,7 @@ def failures(target: Target, examples: int, seed: int) -> Iterator[str]:
         )
         run = compiled([plan], target)[plan.name]
         data = np.random.default_rng([seed, number])
-        for _ in range(RUNS):
+        for _ in range(runs):
             if wrong := check(run, plan, data):
                 yield f"{seed}-{number}: {plan} {wrong}"
 
@@ -174,11 +174,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--runs", type=int, default=RUNS, help="of each kernel")
     options = parser.parse_args()
     from pruneopt.backends.tvm.target import parse
 
     wrong = 0
-    for line in failures(parse("host"), options.examples, options.seed):
+    for line in failures(parse("host"), options.examples, options.seed, options.runs):
         print(line, flush=True)
         wrong += 1
     print(f"{wrong} of {options.examples} runs went wrong")
