@@ -12,6 +12,7 @@ from pruneopt.passes.exact.channels import idle_entries
 from pruneopt.passes.exact.constants import fold, settle_reshapes
 from pruneopt.passes.exact.duplicates import merge_duplicates
 from pruneopt.passes.exact.identities import drop_dead, drop_identities
+from pruneopt.passes.exact.invariants import free_invariants
 from pruneopt.passes.exact.lookups import reshape_lookups
 from pruneopt.passes.rewriting.shrink import shrink
 
@@ -20,7 +21,7 @@ from pruneopt.passes.rewriting.shrink import shrink
 class Simplify:
     """Exact steps.
 
-    1. Identity and inference-time Dropout go.
+    1. Identity, inference-time Dropout and loop states that no step changes go.
     2. Tensors that depend on constants and static sizes only become constants, where that does not grow the file.
     3. Reshape targets become constants with -1 and 0; looking up all rows in order is a Reshape.
     4. Of nodes that compute the same from the same, one stays.
@@ -37,6 +38,7 @@ class Simplify:
         seen = context.observation(model)
         small = model.copy()
         drop_identities(small.graph)
+        free_invariants(small.graph)
         fold(small.graph, seen)
         settle_reshapes(small.graph, seen)
         reshape_lookups(small.graph, seen)

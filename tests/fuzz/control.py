@@ -1,4 +1,4 @@
-"""If nodes whose bodies read tensors and weights of the graph around them: these must stay as they are."""
+"""If nodes whose bodies read tensors and weights of the graph around them; loops that hand weights on."""
 
 from __future__ import annotations
 
@@ -40,3 +40,33 @@ def _body(b: Builder, x: Tensor, op: str, other: Tensor | None) -> onnx.GraphPro
         helper.make_node(op, [x.name, inner], [out]),
     ]
     return helper.make_graph(nodes, b.name("g"), [], [made])
+
+
+def repeat(b: Builder, x: Tensor, weight: Tensor) -> Tensor:
+    """x <- act(x w), three times; the weight is read from around the loop, or is one of its states."""
+    carried = b.chance(0.7)
+    names = {key: b.name(key) for key in ("i", "go", "going", "s", "h", "t", "w", "last")}
+    inner = names["w"] if carried else weight.name
+    nodes = [
+        helper.make_node("MatMul", [names["s"], inner], [names["h"]]),
+        helper.make_node(b.pick(["Relu", "Tanh"]), [names["h"]], [names["t"]]),
+        helper.make_node("Identity", [names["go"]], [names["going"]]),
+    ]
+    counters = [(names["i"], TensorProto.INT64), (names["go"], TensorProto.BOOL)]
+    inputs = [helper.make_tensor_value_info(name, kind, []) for name, kind in counters]
+    inputs.append(helper.make_tensor_value_info(names["s"], TensorProto.FLOAT, None))
+    outputs = [helper.make_tensor_value_info(names["going"], TensorProto.BOOL, [])]
+    outputs.append(helper.make_tensor_value_info(names["t"], TensorProto.FLOAT, None))
+    out = Tensor(b.name("loop"), x.shape)
+    states, results = [x.name], [out.name]
+    if carried:
+        again = b.name("again")
+        nodes.append(helper.make_node("Identity", [inner], [again]))
+        inputs.append(helper.make_tensor_value_info(inner, TensorProto.FLOAT, weight.shape))
+        outputs.append(helper.make_tensor_value_info(again, TensorProto.FLOAT, weight.shape))
+        states.append(weight.name)
+        results.append(names["last"])
+    body = helper.make_graph(nodes, b.name("g"), inputs, outputs)
+    steps = b.initializer(np.array(3, np.int64))
+    b.nodes.append(helper.make_node("Loop", [steps.name, "", *states], results, b.name("/Loop"), body=body))
+    return out

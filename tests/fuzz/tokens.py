@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.fuzz import rare
+from tests.fuzz import control, rare
 from tests.fuzz.attention import attention
 from tests.fuzz.builder import Builder, Tensor, times
 from tests.fuzz.convolutions import conv
@@ -70,12 +70,19 @@ def norm(b: Builder, x: Tensor) -> Tensor:
     if kind == "rms" and b.opset >= 23 and b.chance(0.5):
         return b.op("RMSNormalization", x, b.vector(c, around=1), axis=-1)
     if kind == "layer":
-        x = b.op("Sub", x, b.reduce("Mean", x, [last]))
+        x = b.op("Sub", x, mean(b, x))
     square = b.op("Pow", x, b.scalar(2.0)) if b.chance(0.5) else b.op("Mul", x, x)
-    spread = b.op("Sqrt", b.op("Add", b.reduce("Mean", square, [last]), b.scalar(1e-3)))
+    spread = b.op("Sqrt", b.op("Add", mean(b, square), b.scalar(1e-3)))
     y = b.op("Div", x, spread) if b.chance(0.5) else b.op("Mul", x, b.op("Reciprocal", spread))
     y = b.op("Mul", y, b.vector(c, around=1))
     return b.op("Add", y, b.vector(c)) if b.chance(0.5) else y
+
+
+def mean(b: Builder, x: Tensor) -> Tensor:
+    """Over the width; of three dimensions the last can be pooled away as well."""
+    if len(x.shape) == 3 and b.chance(0.3):
+        return b.op("GlobalAveragePool", x, shape=[*x.shape[:2], 1])
+    return b.reduce("Mean", x, [len(x.shape) - 1])
 
 
 def mlp(b: Builder, x: Tensor) -> Tensor:
@@ -273,6 +280,11 @@ def normalised(b: Builder, x: Tensor) -> Tensor:
     return b.op("Softmax", x, axis=2)
 
 
+def repeated(b: Builder, x: Tensor) -> Tensor:
+    """A layer applied a few times by a loop."""
+    return control.repeat(b, x, b.weight(x.width(2), x.width(2)))
+
+
 def gated_by_mean(b: Builder, x: Tensor) -> Tensor:
     """A gate from the mean over tokens."""
     pooled = b.reduce("Mean", x, [1])
@@ -305,6 +317,7 @@ def negated(b: Builder, x: Tensor) -> Tensor:
 BLOCKS: list[Block] = [
     residual, mlp, attention, norm, fixed_width, position, activation, class_token, mixed_tokens, windows,
     recurrent, any_experts, convolved, parts_of, picked, normalised, gated_by_mean, scaled_at_run_time, negated,
+    repeated,
     unusual, unusual, unusual,
 ]  # fmt: skip
 

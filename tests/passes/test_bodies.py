@@ -10,6 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import pruneopt as po
+from pruneopt.backends.ort import Session
+from pruneopt.passes.exact.invariants import free_invariants
 from tests import models
 
 
@@ -102,7 +104,28 @@ def scan() -> onnx.ModelProto:
     return _model(nodes, [*_weights(("w1", 32, 5)), state], ["t", 1, 8], ["t", 1, 5])
 
 
-@pytest.mark.parametrize(("net", "groups"), [(branches, {32, 48, 24}), (loop, {32, 48}), (scan, {32})])
+def carried() -> onnx.ModelProto:
+    """The loop with its weights as states that every step hands on, as while loops of other frameworks do."""
+    proto = loop()
+    node = next(n for n in proto.graph.node if n.op_type == "Loop")
+    body = next(a.g for a in node.attribute if a.name == "body")
+    for weight in body.initializer:
+        body.input.append(_value(f"{weight.name}_in", list(weight.dims)))
+        body.output.append(_value(f"{weight.name}_out", list(weight.dims)))
+        for inner in body.node:
+            inner.input[:] = [f"{weight.name}_in" if n == weight.name else n for n in inner.input]
+        body.node.append(helper.make_node("Identity", [f"{weight.name}_in"], [f"{weight.name}_out"]))
+        node.input.append(weight.name)
+        node.output.append(f"{weight.name}_last")
+    proto.graph.initializer.extend(body.initializer)
+    del body.initializer[:]
+    return proto
+
+
+NETS = [(branches, {32, 48, 24}), (loop, {32, 48}), (carried, {32, 48}), (scan, {32})]
+
+
+@pytest.mark.parametrize(("net", "groups"), NETS)
 def test_widths_inside_and_through_bodies_shrink(
     net: Callable[[], onnx.ModelProto], groups: set[int]
 ) -> None:
@@ -123,3 +146,29 @@ def test_bodies_with_equal_names_stay_as_they_are() -> None:
         attribute.g.output[0].name = "ao"
     report = po.prune(models.loaded(proto), passes="width{ratio=0.5}", timed=False).report
     assert report["equivalence"]["max_rel_error"] < 1e-5
+
+
+def test_a_state_that_no_step_changes_is_none() -> None:
+    model = models.loaded(carried())
+    free_invariants(model.graph)
+    node = next(n for n in model.graph.nodes if n.op == "Loop")
+    assert [t.name for t in node.inputs] == ["three", "", "h"]
+    assert [t.name for t in node.outputs] == ["t"]
+    assert len(node.attrs["body"].inputs) == 3
+    assert len(node.attrs["body"].outputs) == 2
+    x = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
+    expected, found = (Session(m).run({"x": x})["y"] for m in (models.loaded(carried()), model))
+    assert np.allclose(expected, found, atol=1e-6)
+
+
+def test_a_state_that_is_collected_at_every_step_stays() -> None:
+    proto = carried()
+    node = next(n for n in proto.graph.node if n.op_type == "Loop")
+    body = next(a.g for a in node.attribute if a.name == "body")
+    body.output.append(_value("l1_in", [32, 48]))
+    node.output.append("all")
+    model = models.loaded(proto)
+    free_invariants(model.graph)
+    node = next(n for n in model.graph.nodes if n.op == "Loop")
+    assert "l1" in {t.name for t in node.inputs}
+    assert "l2" not in {t.name for t in node.inputs}

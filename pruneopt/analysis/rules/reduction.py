@@ -11,6 +11,7 @@ from pruneopt.analysis.witness import Scaled
 from pruneopt.model import values
 
 REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
+MEANS = ("ReduceMean", "GlobalAveragePool")
 SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")  # a removed entry is an entry of zero
 
 
@@ -31,8 +32,15 @@ def reduce(op: Op) -> None:
     reduced = {a % len(data) for a in axes or range(len(data))}
     kept = [i for i in range(len(data)) if i not in reduced]
     op.equal_all([data[i] for i in kept], [out[i] for i in kept] if op.attr("keepdims", 1) else out)
+    _take_together(op, reduced)
+
+
+def _take_together(op: Op, reduced: set[int]) -> None:
+    """These dimensions go into one number; a sum contracts them, anything else is a statistic."""
+    data = op.input(0) or []
     for dim in reduced:
-        mean = op.node.op == "ReduceMean" and reduced == {dim} and only_scales(op, dim)
+        alone = all(i == dim or set(data[i].size) == {1} for i in reduced)
+        mean = op.node.op in MEANS and alone and only_scales(op, dim)
         if mean:  # a removed entry counts as zero in a mean over all
             _keep_divisor(op, data[dim])
         if op.node.op in SUMS or mean:
@@ -135,7 +143,15 @@ def _divides(op: Op, tensor: gs.Tensor, back: int) -> bool:
     return True
 
 
-pattern("b c * -> b c *", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")
+pattern("b c * -> b c *", "AveragePool", "LpPool")
+
+
+@rule("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")
+def global_pool(op: Op) -> None:
+    """A reduction of all dimensions but two; exporters write means over channels with it, too."""
+    data, out = op.input(0) or [], op.outputs[0] or []
+    op.equal_all(data[:2], out[:2])
+    _take_together(op, set(range(2, len(data))))
 
 
 @rule("MaxPool")
