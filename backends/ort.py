@@ -75,7 +75,7 @@ class Session:
         lean: bool = False,
     ) -> None:
         self._model = for_runtime(model)  # the session reads weights where they are
-        make_room(self._model.arrays.values())
+        make_room(self._model.weights)
         _return(self._model.proto.graph, outputs, shapes)
         self._session = _loaded(self._model, threads, optimize, profile, library, lean)
         # One thread's own time leaves out what other programs take from it.
@@ -130,10 +130,10 @@ class Observer:
             raise PruneoptError(f"{min(unknown)!r} is not a tensor that a node of the main graph makes")
         self._measured = True
         try:
-            self._session = Session(model, self._wanted, optimize=False, shapes=self._names)
+            self._session = Session(model, self._wanted, optimize=False, shapes=self._names, lean=True)
         except PruneoptError:  # ONNX Runtime has no Shape for float8: keep all tensors instead
             self._measured = False
-            self._session = Session(model, self._names, optimize=False)
+            self._session = Session(model, self._names, optimize=False, lean=True)
 
     def run(self, feeds: Feeds) -> tuple[dict[str, Shape], dict[str, Array]]:
         """(tensor name -> shape, wanted name -> value) of one run; the inputs' shapes are included."""
@@ -298,8 +298,9 @@ def _loaded(
     options.inter_op_num_threads = 1
     # Idle threads of one session must not take time from another that is being measured.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    held_back = lean and model.in_files + sum(array.nbytes for array in model.arrays.values()) > LARGE
-    if not optimize or large or held_back:  # packed weights are a second copy
+    spare = lean and model.weights > LARGE
+    options.enable_cpu_mem_arena = not spare  # an output that is kept would keep all of the arena
+    if not optimize or large or spare:  # packed weights are a second copy
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-LARGE = 1 << 26  # bytes of weights in memory from which on it is worth the time
+LARGE = 1 << 26  # bytes of weights from which on it is worth the time
 
 
-def make_room(arrays: Iterable[np.ndarray[Any, Any]]) -> None:
-    """Give back what is not used, if these weights are large."""
-    if sum(array.nbytes for array in arrays) >= LARGE:
+def make_room(weights: int) -> None:
+    """Give back what is not used, if so many bytes of weights are large."""
+    if weights >= LARGE:
         gc.collect()
         if _trim is not None:
             _trim(0)

@@ -43,6 +43,11 @@ class Handover:
     root: str = os.sep
     in_files: int = 0
 
+    @property
+    def weights(self) -> int:
+        """Bytes of large weights, wherever they are."""
+        return self.in_files + sum(array.nbytes for array in self.arrays.values())
+
 
 def for_runtime(model: Model) -> Handover:
     """The model without its large weights, and where those are."""

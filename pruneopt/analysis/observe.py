@@ -22,6 +22,7 @@ from pruneopt.model import RANDOM, Model, values
 
 Array = npt.NDArray[Any]
 Feeds = Mapping[str, Array]
+MOST = 1 << 24  # bytes of a derived value that is kept
 
 Run = tuple[dict[str, tuple[int, ...]], dict[str, Array]]  # shapes of all tensors, values of the watched
 
@@ -76,7 +77,7 @@ def observation(
         if all(name in s and len(s[name]) == len(shape) for s, _ in observed)
     }
     found = {
-        n: tuple(v[n] for _, v in observed) for n in watched if all(_is_array(v.get(n)) for _, v in observed)
+        n: tuple(v[n] for _, v in observed) for n in watched if all(_is_kept(v.get(n)) for _, v in observed)
     }
     seen = Observation(len(feeds), shapes, found, feeds=tuple(feeds))
     seen.static = static_values(model.graph, seen)
@@ -102,8 +103,9 @@ def observe_bodies(
     seen.static = static_values(model.graph, seen)
 
 
-def _is_array(value: object) -> bool:
-    return isinstance(value, np.ndarray)
+def _is_kept(value: object) -> bool:
+    """Whether a value is an array that may say something of sizes; a weight that is only moved is too large."""
+    return isinstance(value, np.ndarray) and value.nbytes <= MOST
 
 
 def derived_tensors(graph: gs.Graph) -> set[str]:
