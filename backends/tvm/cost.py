@@ -16,6 +16,7 @@ CLOSE = 36 << 10  # bytes of panel that stay in the first cache beside everythin
 MIDDLE = 512 << 10  # bytes that stay in the second cache
 FAR = 0.6  # loads that one from the second cache is worth
 FARTHER = 3.0  # and one from the third
+RAREST = 1e-6  # density of a weight that is nothing but zeros
 LATENCY = 4  # cycles until a sum can be added to again
 BRANCH = 20  # cycles that a mispredicted branch costs
 MASK = 15  # cycles until the loop of the next mask runs
@@ -86,6 +87,7 @@ def _counts(made: Positions, n: int) -> Counter[int]:
 def _strip(made: Positions, size: int, count: int, density: float, far: float) -> float:
     """The entries of one segment for `size` outputs and `count` vectors."""
     schedule, lanes = made.schedule, made.lanes
+    density = max(density, RAREST)
     if schedule.mixed:
         read, values, ends = 1 - (1 - density) ** size, density * size, float(made.cut.masks * MASK)
     else:

@@ -20,7 +20,7 @@ from pruneopt.backends.ort import Session
 from pruneopt.backends.tvm.candidates import blocks, candidates
 from pruneopt.backends.tvm.compiler import Plan
 from pruneopt.backends.tvm.fallback import INPUTS, function
-from pruneopt.backends.tvm.layer import Layer, Schedule
+from pruneopt.backends.tvm.layer import Image, Layer, Schedule
 from pruneopt.backends.tvm.library import build
 from pruneopt.backends.tvm.packing import order, pack
 from pruneopt.backends.tvm.records import Records
@@ -330,6 +330,13 @@ def test_candidates_are_few_and_the_same_each_time() -> None:
     first = candidates(Layer(384, 384), [16, 8], 128, 16, 10)
     assert len(first) == 10
     assert first == candidates(Layer(384, 384), [16, 8], 128, 16, 10)
+
+
+@pytest.mark.parametrize(
+    "layer", [Layer(40, 40), Layer(360, 40, 1, Image((8, 8), (8, 8), (3, 3), (1, 1), (1, 1)))]
+)
+def test_a_weight_of_zeros_alone_has_candidates(layer: Layer) -> None:
+    assert candidates(layer, blocks(np.zeros((1, layer.outputs, layer.inputs), np.float32)), 4, 16, 3, 0.0)
 
 
 def test_records_outlive_an_interruption(tmp_path: Path) -> None:
