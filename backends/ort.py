@@ -1,12 +1,9 @@
 """ONNX Runtime on the CPU: runs models, looks at what happens inside them, times them against each other."""
 
 import ctypes
-import random
 import re
-import statistics
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +16,7 @@ import onnxruntime as ort
 
 from pruneopt.backends.room import make_room
 from pruneopt.backends.timings import Timings
+from pruneopt.backends.turns import Timing, interleaved
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.runtime import Handover, for_runtime
 from pruneopt.model import Model
@@ -216,51 +214,6 @@ class OnnxRuntime:
         from pruneopt.backends.tvm.clock import Clock  # which builds on this module
 
         return Clock(target, threads)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long one session takes: milliseconds, and the ratio to the first session of the same rounds.
-
-    `spread` is the interquartile range of that ratio over the rounds: differences below it are noise.
-    """
-
-    median_ms: float
-    ratio_to_first: float
-    spread: float
-
-
-def interleaved(
-    sessions: Sequence[Session], feeds: Sequence[Feeds], seconds: float = 1.0, min_rounds: int = 3
-) -> list[Timing]:
-    """Times sessions in turns (A B, B A, ...), so that a machine that slows down slows all of them.
-
-    Each session gets its own feeds. Rounds go on for `seconds` after one round of warm-up, each in a random
-    order, and for `min_rounds` in any case.
-    """
-    order = list(range(len(sessions)))
-    rounds: list[list[float]] = []
-    shuffle = random.Random(0).shuffle
-    for session, batch in zip(sessions, feeds, strict=True):
-        session.run(batch)
-    end = time.perf_counter() + seconds
-    while len(rounds) < min_rounds or time.perf_counter() < end:
-        shuffle(order)
-        spent = {index: _milliseconds(sessions[index], feeds[index]) for index in order}
-        rounds.append([spent[index] for index in range(len(sessions))])
-    return [_timing(rounds, index) for index in range(len(sessions))]
-
-
-def _milliseconds(session: Session, feeds: Feeds) -> float:
-    start = session.clock()
-    session.run(feeds)
-    return 1000 * (session.clock() - start)
-
-
-def _timing(rounds: Sequence[Sequence[float]], index: int) -> Timing:
-    ratios = [times[index] / times[0] for times in rounds]
-    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else 3 * ratios
-    return Timing(statistics.median(times[index] for times in rounds), middle, high - low)
 
 
 def shape_key(name: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pruneopt.backends.ort import Observer, Session, interleaved
+from pruneopt.backends.ort import Observer, Session
+from pruneopt.backends.turns import interleaved
 from pruneopt.backends.tvm import tuning
 from pruneopt.backends.tvm.records import Records
 from pruneopt.backends.tvm.rewriting import rewrite

@@ -16,7 +16,8 @@ from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
 from pruneopt.backends.kernels import Kernels
-from pruneopt.backends.ort import OnnxRuntime, Timing
+from pruneopt.backends.ort import OnnxRuntime
+from pruneopt.backends.turns import Timing
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes import width as width_module

@@ -1,0 +1,68 @@
+"""Latency measured in turns, so that a machine that slows down slows all that is compared."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+
+
+class Timed(Protocol):
+    """What runs, and the clock that says how long."""
+
+    clock: Callable[[], float]
+
+    def run(self, feeds: Feeds) -> Any:
+        """One run."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one session takes: milliseconds, and the ratio to the first session of the same rounds.
+
+    `spread` is the interquartile range of that ratio over the rounds: differences below it are noise.
+    """
+
+    median_ms: float
+    ratio_to_first: float
+    spread: float
+
+
+def interleaved(
+    sessions: Sequence[Timed], feeds: Sequence[Feeds], seconds: float = 1.0, min_rounds: int = 3
+) -> list[Timing]:
+    """Times sessions in turns (A B, B A, ...), so that a machine that slows down slows all of them.
+
+    Each session gets its own feeds. Rounds go on for `seconds` after one round of warm-up, each in a random
+    order, and for `min_rounds` in any case.
+    """
+    order = list(range(len(sessions)))
+    rounds: list[list[float]] = []
+    shuffle = random.Random(0).shuffle
+    for session, batch in zip(sessions, feeds, strict=True):
+        session.run(batch)
+    end = time.perf_counter() + seconds
+    while len(rounds) < min_rounds or time.perf_counter() < end:
+        shuffle(order)
+        spent = {index: _milliseconds(sessions[index], feeds[index]) for index in order}
+        rounds.append([spent[index] for index in range(len(sessions))])
+    return [_timing(rounds, index) for index in range(len(sessions))]
+
+
+def _milliseconds(session: Timed, feeds: Feeds) -> float:
+    start = session.clock()
+    session.run(feeds)
+    return 1000 * (session.clock() - start)
+
+
+def _timing(rounds: Sequence[Sequence[float]], index: int) -> Timing:
+    ratios = [times[index] / times[0] for times in rounds]
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else 3 * ratios
+    return Timing(statistics.median(times[index] for times in rounds), middle, high - low)
