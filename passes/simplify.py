@@ -8,6 +8,7 @@ from pruneopt.analysis.infer import analyse
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome, Unchanged
 from pruneopt.passes.exact.batchnorm import fold_batchnorms
+from pruneopt.passes.exact.branches import take_branches
 from pruneopt.passes.exact.channels import idle_entries
 from pruneopt.passes.exact.constants import fold, settle_reshapes
 from pruneopt.passes.exact.duplicates import merge_duplicates
@@ -21,7 +22,7 @@ from pruneopt.passes.rewriting.shrink import shrink
 class Simplify:
     """Exact steps.
 
-    1. Identity, inference-time Dropout and loop states that no step changes go.
+    1. Identity, inference-time Dropout, loop states that no step changes and Ifs with a known condition go.
     2. Tensors that depend on constants and static sizes only become constants, where that does not grow the file.
     3. Reshape targets become constants with -1 and 0; looking up all rows in order is a Reshape.
     4. Of nodes that compute the same from the same, one stays.
@@ -37,6 +38,7 @@ class Simplify:
         before = len(model.graph.nodes)
         seen = context.observation(model)
         small = model.copy()
+        take_branches(small.graph, seen)
         drop_identities(small.graph)
         free_invariants(small.graph)
         fold(small.graph, seen)

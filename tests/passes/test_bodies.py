@@ -172,3 +172,15 @@ def test_a_state_that_is_collected_at_every_step_stays() -> None:
     node = next(n for n in model.graph.nodes if n.op == "Loop")
     assert "l1" in {t.name for t in node.inputs}
     assert "l2" not in {t.name for t in node.inputs}
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_branch_that_is_always_taken_takes_the_place_of_its_if(flag: bool) -> None:
+    proto = branches()
+    del proto.graph.node[2:4]
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(flag), "c"))
+    model = models.loaded(proto)
+    result = po.prune(model, passes="width{ratio=0.5}", timed=False)
+    assert "If" not in {node.op for node in result.model.graph.nodes}
+    assert ("Relu" if flag else "Tanh") in [node.op for node in result.model.graph.nodes][2:]
+    assert result.report["equivalence"]["max_rel_error"] < 1e-5
