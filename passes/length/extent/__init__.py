@@ -24,7 +24,7 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Context, Outcome
 from pruneopt.passes.length.extent.claim import Elsewhere
 from pruneopt.passes.length.extent.ends import ROLES, End, find_ends
-from pruneopt.passes.length.extent.settle import Fixed, Settled, settle
+from pruneopt.passes.length.extent.settle import Course, Fixed, Settled, settle
 from pruneopt.passes.length.extent.writing import framed, overhead, written
 
 Made = tuple[Outcome, dict[str, str]]
@@ -85,7 +85,7 @@ def _cheaper(
     analysis: Analysis, ends: Sequence[End], share: float
 ) -> Iterator[tuple[dict[End, int], Settled]]:
     """Sizes within a share of the multiply-accumulates, the largest first; PruneoptError where there are none."""
-    cost, any_ = CostModel(analysis, -1), False
+    course, cost, any_ = Course(analysis), CostModel(analysis, -1), False
     why: list[str] = []
     most, budget = max(end.axis.size[0] for end in ends), share * cost.macs({})
     first = (
@@ -94,7 +94,7 @@ def _cheaper(
     for size in range(min(first, most - 1), 0, -1):
         sizes = {end: _scaled(end.axis.size[0], size / most) for end in ends}
         try:
-            settled = settle(analysis, sizes)
+            settled = settle(course, sizes)
         except Fixed as error:
             why.append(str(error))
             if len(why) > TRIES:
@@ -131,7 +131,7 @@ def _smaller(analysis: Analysis, sizes: Mapping[End, int]) -> Feeds:
 
 def _nearest(analysis: Analysis, ends: Mapping[End, float]) -> Iterator[tuple[dict[End, int], Settled]]:
     """Sizes near the wanted shares: those at which every op's places shrink alike, then any; the nearest first."""
-    most = max(end.axis.size[0] for end in ends)
+    course, most = Course(analysis), max(end.axis.size[0] for end in ends)
     reach = max(1, int(NEAR * most))
     uneven: list[tuple[dict[End, int], Settled]] = []
     first, any_ = None, False
@@ -140,7 +140,7 @@ def _nearest(analysis: Analysis, ends: Mapping[End, float]) -> Iterator[tuple[di
         if any(not 0 < n <= e.axis.size[0] for e, n in sizes.items()):
             continue
         try:
-            settled = settle(analysis, sizes)
+            settled = settle(course, sizes)
         except Fixed as error:
             first = first or error
             continue

@@ -61,30 +61,60 @@ class Settled:
         return any(self.roles.get(a, "sequence") != "sequence" for a in atoms(axis))
 
 
-def settle(analysis: Analysis, ends: Mapping[End, int]) -> Settled:
+class Course:
+    """What stays the same from one size of the inputs to the next.
+
+    Attributes:
+        analysis: of the whole graph.
+        held: atoms that weights are made for, each with the name of such a weight.
+        born: of each atom, the place of the node that makes it first; -1 for inputs.
+        stops: places of the nodes where sizes do not follow from the algebra alone.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self.analysis = analysis
+        self.held = held(analysis)
+        self.born: dict[Axis, int] = {}
+        self.stops: list[int] = []
+        for tensor in analysis.model.graph.inputs:
+            self._bear(tensor, -1)
+        for at, node in enumerate(analysis.model.graph.nodes):
+            for out in node.outputs:
+                self._bear(out, at)
+            if node.op in MIXING | BY_POSITION | {"Gather"} or any(True for _ in node.subgraphs()):
+                self.stops.append(at)
+
+    def _bear(self, tensor: gs.Tensor, at: int) -> None:
+        for axis in self.analysis.axes.get(tensor.name, []):
+            for atom in atoms(axis):
+                self.born.setdefault(atom, at)
+
+
+def settle(course: Course, ends: Mapping[End, int]) -> Settled:
     """Sizes of all axes when these dimensions of the inputs have these sizes.
 
     Raises:
         Fixed: something holds on to the number of places; the message says what.
     """
-    return _Settling(analysis, ends).run()
+    return _Settling(course, ends).run()
 
 
 class _Settling:
-    def __init__(self, analysis: Analysis, ends: Mapping[End, int]) -> None:
-        self.analysis = analysis
+    def __init__(self, course: Course, ends: Mapping[End, int]) -> None:
+        self.course = course
+        self.analysis = course.analysis
+        self.held = course.held
         self.ends = ends
-        self.held = held(analysis)
         self.found = Settled()
-        self.done: set[Axis] = set()
+        self.at = -1  # place of the current node
 
     def run(self) -> Settled:
         for end, size in self.ends.items():
             self._assign(end.axis, size, end.role, f"input '{end.tensor.name}'")
-        for tensor in self.analysis.model.graph.inputs:
-            self.done |= {a for axis in self.analysis.axes.get(tensor.name, []) for a in atoms(axis)}
-        for node in self.analysis.model.graph.nodes:
-            self._visit(node)
+        nodes = self.analysis.model.graph.nodes
+        for at in self.course.stops:
+            self.at = at
+            self._visit(nodes[at])
         return self.found
 
     def _visit(self, node: gs.Node) -> None:
@@ -96,8 +126,10 @@ class _Settling:
             raise Fixed(f"{node.op} '{node.name}' holds a body")
         if node.op in MIXING and moved:
             self._mix(node, inputs, self.analysis.axes[node.outputs[0].name])
-        for out in node.outputs:
-            self.done |= {a for axis in self.analysis.axes.get(out.name, []) for a in atoms(axis)}
+
+    def _is_done(self, axis: Axis) -> bool:
+        """Whether the size of an axis, or of a part of it, is known already."""
+        return any(self.course.born.get(a, self.at) < self.at or a in self.found.sizes for a in atoms(axis))
 
     def _picks(self, node: gs.Node) -> bool:
         """Whether entries are picked that may be somewhere else, or not there, when an axis changes."""
@@ -121,7 +153,7 @@ class _Settling:
         old, was = ([axis.size[0] for axis in axes[first:]] for axes in (inputs, outputs))
         new = [self.found.size(axis) for axis in inputs[first:]]
         if first == 0 and node.op != "Pad":  # a size that another branch has settled
-            now = [self.found.size(a) if self._is_settled(a) else None for a in outputs]
+            now = [self.found.size(a) if self._is_done(a) else None for a in outputs]
         else:
             now = [None] * len(new)
         made = places(node, old, was, new)
@@ -140,9 +172,6 @@ class _Settling:
             self._assign(axis, size, role, f"{node.op} '{node.name}'")
         self.found.windowed.append((node, old, new, made))
 
-    def _is_settled(self, axis: Axis) -> bool:
-        return all(a in self.done for a in atoms(axis))
-
     def _assign(self, axis: Axis, size: int, role: str, who: str) -> None:
         """Give an axis a size, by its leading factor or its largest part that is free to change."""
         if self.found.size(axis) != size:
@@ -154,7 +183,7 @@ class _Settling:
         if axis.kind is Kind.ATOM:
             if axis in self.held:
                 raise Fixed(f"{who}: the weight '{self.held[axis]}' is made for {axis} places")
-            if axis in self.done:
+            if self._is_done(axis):
                 raise Fixed(f"{who}: it would have {size} places where another has {self.found.size(axis)}")
             self.found.sizes[axis], self.found.roles[axis] = size, role
             return
@@ -165,7 +194,7 @@ class _Settling:
             own = self.found.size(item)
             whole = self.found.size(axis)
             share, rest = divmod(size, whole // own) if times else (size - whole + own, 0)
-            free = not any(a in self.held or a in self.done for a in atoms(item))
+            free = not self._is_done(item) and not any(a in self.held for a in atoms(item))
             if free and not rest and share > 0:
                 self._assign(item, share, role, who)
                 return
