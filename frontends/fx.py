@@ -109,17 +109,50 @@ def quiet() -> Iterator[None]:
 def _exported(
     module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any, opset: int | None
 ) -> onnx.ModelProto:
-    torch = require_exporter()
     with quiet():
         try:
-            program = torch.onnx.export(
-                module, args, kwargs=kwargs or None, dynamo=True, optimize=False, verbose=False,
-                dynamic_shapes=dynamic_shapes, opset_version=opset,
-            )  # fmt: skip
-            proto: onnx.ModelProto = program.model_proto
+            return _as_onnx(module, args, kwargs, dynamic_shapes, opset)
         except Exception as error:  # PyTorch raises whatever its layers raise
+            again = _with_copies(module, args, kwargs, dynamic_shapes)
+            if again is None:
+                raise PruneoptError(f"PyTorch could not export the module: {first_line(error)}") from error
+        try:
+            return _as_onnx(again, (), {}, None, opset)
+        except Exception as error:
             raise PruneoptError(f"PyTorch could not export the module: {first_line(error)}") from error
+
+
+def _as_onnx(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any, opset: int | None
+) -> onnx.ModelProto:
+    program = require_exporter().onnx.export(
+        module, args, kwargs=kwargs or None, dynamo=True, optimize=False, verbose=False,
+        dynamic_shapes=dynamic_shapes, opset_version=opset,
+    )  # fmt: skip
+    proto: onnx.ModelProto = program.model_proto
     return proto
+
+
+def _with_copies(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> Any:
+    """The exported program with a contiguous copy of every attention's result; None where there is none, or no program.
+
+    PyTorch's attention leaves its result with the tokens before the heads, so that heads are joined by a view. The
+    exporter then replaces it by products that leave heads first, and the view is refused.
+    """
+    torch = require_exporter()
+    try:
+        program = torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+    except Exception:  # then the first attempt's error says why
+        return None
+    attention = torch.ops.aten.scaled_dot_product_attention.default
+    found = [node for node in program.graph.nodes if node.target is attention]
+    for node in found:
+        with program.graph.inserting_after(node):
+            copy = program.graph.call_function(torch.ops.aten.clone.default, (node,))
+        copy.kwargs = {"memory_format": torch.contiguous_format}
+        copy.meta = dict(node.meta)
+        node.replace_all_uses_with(copy, delete_user_cb=lambda user, copy=copy: user is not copy)
+    return program if found else None
 
 
 def first_line(error: BaseException) -> str:

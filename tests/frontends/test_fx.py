@@ -180,3 +180,31 @@ def test_a_module_that_cannot_be_exported_is_an_error_of_one_sentence() -> None:
     with pytest.raises(PruneoptError, match="PyTorch could not export the module: ") as caught:
         po.from_torch(Branches(), (torch.ones(2),))
     assert "\n" not in str(caught.value)
+
+
+class Biased(Module):
+    """Attention with a learned bias of relative places, as T5 and Swin have it: heads are joined by a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = torch.nn.Embedding(16, 4)
+        self.qkv, self.out = torch.nn.Linear(32, 96), torch.nn.Linear(32, 32)
+
+    def forward(self, x: Any) -> Any:
+        """`b s d -> b s d`."""
+        batch, length, _ = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        at = torch.arange(length)
+        bias = self.places((at[:, None] - at).abs().clamp(max=15)).permute(2, 0, 1)[None]
+        mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, bias.expand(batch, -1, -1, -1))
+        return self.out(mixed.transpose(1, 2).contiguous().reshape(batch, length, -1).contiguous())
+
+
+def test_attention_whose_heads_are_joined_by_a_view() -> None:
+    module, x = Biased().eval(), torch.randn(2, 7, 32)
+    batch = {0: torch.export.Dim("batch")}
+    model = po.from_torch(module, (x,), dynamic_shapes=(batch,))
+    assert dict(model.to_torch().named_parameters()).keys() == dict(module.named_parameters()).keys()
+    feeds = {model.inputs[0].name: torch.cat([x, x, x]).numpy()}
+    (found,) = make_context(model).session(model).run(feeds).values()
+    torch.testing.assert_close(torch.from_numpy(found), module(torch.cat([x, x, x])), rtol=1e-4, atol=1e-5)
