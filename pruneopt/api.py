@@ -8,13 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.errors import UsageError
+from pruneopt.figures import report_of
+from pruneopt.first_look import make_context as make_context
 
 if TYPE_CHECKING:
     import numpy as np
 
     from pruneopt.analysis.explain import Inspection
-    from pruneopt.analysis.observe import Observer, Run
     from pruneopt.model import Model
     from pruneopt.passes.base import Context, Pass
     from pruneopt.passes.sparsify import Sparsify
@@ -23,12 +24,7 @@ if TYPE_CHECKING:
     Batches = str | Iterable[Mapping[str, np.ndarray[Any, Any]]]
 
 
-# What passes say that is about the whole run.
-WHOLE = ("fidelity", "calibrated", "groups", "frozen", "curves", "trade_off")
 SLOWER = 1.02  # times the input's latency: what is below is noise
-MOST_TIMED = (
-    1 << 30
-)  # bytes of weights: two larger models side by side would fill memory; `compare` times them
 
 
 def load(path: str | Path) -> Model:
@@ -143,11 +139,11 @@ def prune(
     context = make_context(model, calib, keep, threads, seed, progress, labels)
     free = passes is None and not budgets  # then all that is free goes
     outcome = Pipeline((Simplify(idle=free), *chosen, Verify())).run(model, context)
-    report = _report(model, outcome.model, context, outcome.entry["passes"], timed)
+    report = report_of(model, outcome.model, context, outcome.entry["passes"], timed)
     if free and not zeros and _is_slower(model, outcome.model, context, report):
         why = f"the smaller model takes {report['latency_ratio']:.2f} times as long, so the input was kept"
         outcome = Pipeline((Verify(),)).run(model, context)
-        report = _report(model, model, context, outcome.entry["passes"], False) | {"kept_input": why}
+        report = report_of(model, model, context, outcome.entry["passes"], False) | {"kept_input": why}
     report |= {"threads": threads, "seconds": time.perf_counter() - begin, "version": version("pruneopt")}
     small = _bare(outcome.model, context)
     return Result(small, report | ({"name": model.path.name} if model.path else {}))
@@ -219,120 +215,6 @@ def compare(a: Model, b: Model, *, calib: Batches | None = None, threads: int = 
 
     check_signature(a, b)
     context = make_context(a, calib, threads=threads, seed=seed)
-    report = _report(a, b, context, [], timed=True)
+    report = report_of(a, b, context, [], timed=True)
     batches = list(context.calibration) or list(context.feeds)
     return report | {"fidelity": fidelity(context, a, b, batches), "calibrated": bool(context.calibration)}
-
-
-def make_context(
-    model: Model,
-    calib: Batches | None = None,
-    keep: Sequence[str] = (),
-    threads: int = 1,
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda text: None,
-    labels: Sequence[str] = (),
-) -> Context:
-    """What passes need to run on `model`: the ONNX Runtime backend, and inputs of two sizes that work."""
-    from pruneopt.analysis.bodies import main_tensors
-    from pruneopt.analysis.observe import derived_tensors, observation, observe_bodies
-    from pruneopt.backends.ort import OnnxRuntime
-    from pruneopt.frontends.calibration import load_calibration
-    from pruneopt.frontends.sizes import working_feeds
-    from pruneopt.frontends.widen import widen_feeds
-    from pruneopt.passes.base import Context
-    from pruneopt.passes.proof import comparison_points
-    from pruneopt.passes.statistics.stream import portions
-
-    progress("load")
-    batches = load_calibration(calib, model, labels) if isinstance(calib, str) else list(calib or ())
-    backend, made, runnable = OnnxRuntime(), main_tensors(model.graph), _runnable(model)
-    derived = derived_tensors(model.graph) & made
-    points = made & {*comparison_points(model.graph), *(t.name for t in model.outputs)}
-    trial = _Trial(model, backend.observer(runnable, derived | points))
-    feeds = working_feeds(model, trial.works, seed, trial.hides)
-    seen = observation(model, [trial.runs[id(batch)] for batch in feeds], feeds, derived)
-    observe_bodies(runnable, seen, backend.observer, list(map(widen_feeds, feeds)))
-    batches = portions(batches, model, seen)
-    context = Context(backend, feeds, batches, tuple(keep), seed, threads, progress, original=model)
-    context.seen(model, seen)
-    for batch in feeds:
-        values = trial.runs[id(batch)][1]
-        context.remember(model, batch, {name: values[name] for name in points & values.keys()})
-    return context
-
-
-def _runnable(model: Model) -> Model:
-    from pruneopt.frontends.widen import has_halves, widen
-
-    return widen(model) if has_halves(model) else model
-
-
-class _Trial:
-    """Tries feeds on a model and remembers what was observed: the runs that work need not be repeated."""
-
-    def __init__(self, model: Model, observer: Observer) -> None:
-        self.outputs = [t.name for t in model.outputs]
-        self.observer = observer
-        self.runs: dict[int, Run] = {}
-
-    def works(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> bool:
-        """Whether the model runs and no output is empty."""
-        from pruneopt.frontends.widen import widen_feeds
-
-        shapes, _ = self.runs[id(feeds)] = self.observer.run(widen_feeds(feeds))
-        return all(0 not in shapes.get(name, ()) for name in self.outputs)
-
-    def hides(self, *feeds: Mapping[str, np.ndarray[Any, Any]]) -> bool:
-        """Whether the first two runs agree on a size that is another in the third."""
-        small, large, third = (self.runs[id(batch)][0] for batch in feeds)
-        shapes = zip(small.values(), large.values(), third.values(), strict=True)
-        return any(a == b != c for each in shapes for a, b, c in zip(*each, strict=False))
-
-
-def _report(
-    before: Model, after: Model, context: Context, passes: list[dict[str, Any]], timed: bool | None
-) -> Report:
-    report: Report = {"input": _figures(before, context), "output": _figures(after, context)}
-    report["measured_at"] = {name: list(array.shape) for name, array in context.feeds[-1].items()}
-    if timed or (timed is None and report["input"]["bytes"] <= MOST_TIMED):
-        context.progress("time")
-        report |= _latency(before, after, context, report)
-    proofs = [p["equivalence"] for p in passes if "equivalence" in p]
-    if proofs:
-        worst = max(p["max_rel_error"] for p in proofs)
-        report["equivalence"] = {
-            "max_rel_error": worst,
-            "atoms_checked": sum(p["atoms_checked"] for p in proofs),
-        }
-    for entry in passes:
-        report |= {key: entry.pop(key) for key in WHOLE if key in entry}
-    return report | {"passes": passes}
-
-
-def _latency(before: Model, after: Model, context: Context, report: Report) -> Report:
-    """Latencies in turns; nothing where the runtime does not run the input model itself (bfloat16 on a CPU)."""
-    try:
-        first, second = context.backend.compare(before, after, context.feeds[-1], context.threads)
-    except PruneoptError as error:
-        return {"latency_note": str(error)}
-    report["input"]["latency_ms"], report["output"]["latency_ms"] = first.median_ms, second.median_ms
-    return {"latency_ratio": second.ratio_to_first, "latency_spread": second.spread}
-
-
-def _figures(model: Model, context: Context) -> dict[str, Any]:
-    """Cost of a model as it is stored; MACs at the larger of the two observed input sizes."""
-    from pruneopt.analysis.cost import CostModel, stored_cost
-    from pruneopt.analysis.infer import analyse
-    from pruneopt.analysis.memory import activation_bytes
-
-    sizes = context.sizes(model)
-    macs = CostModel(analyse(model, sizes), -1).macs({})
-    params, size = stored_cost(model)
-    return {
-        "params": params,
-        "macs": macs,
-        "bytes": size,
-        "activation_bytes": activation_bytes(model, sizes),
-        "nodes": len(model.graph.nodes),
-    }
