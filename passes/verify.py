@@ -76,9 +76,9 @@ def fidelity(
     sums: dict[str, _Sums] = {}
     for expected, found in _pairs(context, original, model, batches):
         for name, value in expected.items():
-            if np.shape(found.get(name)) != np.shape(value):  # a cache that hands less on
+            if name not in found or found[name].shape != np.shape(value):  # a cache that hands less on
                 continue
-            if name in found and isinstance(value, np.ndarray) and value.dtype.kind in "fV" and value.size:
+            if isinstance(value, np.ndarray) and value.dtype.kind in "fV" and value.size:
                 sums.setdefault(name, _Sums()).add(value.astype(np.float64), found[name].astype(np.float64))
     return {name: total.figures() for name, total in sums.items()}
 

@@ -30,7 +30,7 @@ def test_a_file_goes_with_its_last_view(temporary: Path) -> None:
     assert np.array_equal(view, array[10:20])
     release([view])
     assert np.array_equal(view, array[10:20])
-    assert spilled_file(view) in temporary.iterdir()
+    assert spilled_file(view) in list(temporary.iterdir())
     del view
     gc.collect()
     assert not list(temporary.iterdir())

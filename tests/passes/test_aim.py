@@ -35,11 +35,11 @@ def entries(passes: str) -> tuple[Model, dict[str, dict[str, Any]]]:
 def moved(model: Model) -> float:
     """Damage of a model against the whole encoder on the last batch, which is held out."""
     context = po.api.make_context(model)
-    made = [
+    dense, found = (
         [{"y": context.session(m).run(batches()[-1])["y"]}]
         for m in (Model.from_proto(ENCODER.proto()), model)
-    ]
-    return damage(*made, set())
+    )
+    return damage(dense, found, set())
 
 
 @pytest.mark.parametrize("passes", ["depth{drop=1}", "depth{blocks=layer1.1}, width{ratio=0.5}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def classifier(layers: int = 2) -> Model:
 def test_learned_recipes_reach_their_budget(name: str) -> None:
     pytest.importorskip("torch")
     x = np.random.default_rng(0).standard_normal((8, 6, 24)).astype(np.float32)
-    batches = [{"x": x, "kind": np.arange(8) % 2}]
+    batches: list[dict[str, Any]] = [{"x": x, "kind": np.arange(8) % 2}]
     text = recipe_passes(name + STEPS.get(name, ""), {"macs": 0.6})
     report = po.prune(classifier(), passes=text, calib=batches, timed=False).report
     share = report["output"]["macs"] / report["input"]["macs"]

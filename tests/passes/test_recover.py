@@ -116,7 +116,7 @@ def test_a_stopped_training_goes_on_by_itself(
     pytest.importorskip("torch")
     monkeypatch.setattr("pruneopt.passes.recover.PAUSE", 0.0)
     source, out = models.save(models.convnet(), tmp_path), tmp_path / "out.onnx"
-    np.savez(tmp_path / "data.npz", **stacked(models.loaded(models.convnet())))
+    np.savez(tmp_path / "data.npz", **stacked(models.loaded(models.convnet())))  # type: ignore[arg-type]
     command = [str(source), "-o", str(out), "--calib", str(tmp_path / "data.npz"), "-q"]
     command += ["--passes", "simplify, width{ratio=0.5}, recover{epochs=3}"]
     judge, seen = Course._judge, []

@@ -27,14 +27,14 @@ def calibration(folder: Path, name: str) -> str:
     model = models.loaded(models.transformer(layers=1))
     batches = data(model, 8)
     if name == "file":
-        np.savez(folder / "all.npz", **{k: np.stack([b[k] for b in batches]) for k in batches[0]})
+        np.savez(folder / "all.npz", **{k: np.stack([b[k] for b in batches]) for k in batches[0]})  # type: ignore[arg-type]
         return str(folder / "all.npz")
     if name == "folder":
         (folder / "data").mkdir()
         for i, batch in enumerate(batches):
             np.savez(folder / "data" / f"{i}.npz", **batch)  # type: ignore[arg-type]
         return str(folder / "data")
-    np.savez(folder / "kept.npz", **{f"{i}_{k}": v for i, b in enumerate(batches) for k, v in b.items()})
+    np.savez(folder / "kept.npz", **{f"{i}_{k}": v for i, b in enumerate(batches) for k, v in b.items()})  # type: ignore[arg-type]
     (folder / "inputs_of_mine.py").write_text(
         "import numpy as np\n"
         "def batches():\n"

@@ -40,6 +40,7 @@ def flat(kind: str, outputs: int, features: int, seed: int) -> tuple[Model, list
     """One linear layer, written in one of several ways, and data whose features are correlated."""
     rng = np.random.default_rng(seed)
     b = models.Builder()
+    ends: tuple[dict[str, Any], dict[str, Any]]
     mix = rng.standard_normal((features, features)) * np.exp(rng.standard_normal(features))
     rows = (rng.standard_normal((6, 5 * features, features)) @ mix).astype(np.float32)
     matrix = (rng.standard_normal((outputs, features)) / np.sqrt(features)).astype(np.float32)

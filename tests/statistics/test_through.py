@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pruneopt.api import make_context
 from pruneopt.passes.statistics.activations import Activation, activation_of
@@ -71,8 +73,8 @@ def test_what_is_not_one_function_of_single_numbers_is_none(node: Node) -> None:
     assert found(node)[0] is None
 
 
-def relu_of(x: np.ndarray) -> np.ndarray:
-    return np.maximum(x, 0)
+def relu_of(x: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(np.maximum(x, 0))
 
 
 def test_a_refit_through_a_relu_gives_up_what_the_relu_hides() -> None:

@@ -113,7 +113,7 @@ def test_bias_and_activation_are_fused_and_the_file_shrinks(written: tuple[Model
 def test_the_fallback_runs_without_the_library_and_gives_way_to_it(tmp_path: Path) -> None:
     dense = perceptron()
     out = tmp_path / "out.onnx"
-    options = {"trials": 1, "sizes": {"t": 20}, "gate": False, "cache": tmp_path / "records"}
+    options: dict[str, Any] = {"trials": 1, "sizes": {"t": 20}, "gate": False, "cache": tmp_path / "records"}
     tune(dense, out, fallback=True, **options)
     x = RNG.standard_normal((2, 3, 96)).astype(np.float32)
     wanted = Session(dense).run({"x": x})["y"]

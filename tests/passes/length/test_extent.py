@@ -75,6 +75,8 @@ def test_frames_are_sampled_evenly_and_sequences_cut() -> None:
 def cnn(size: int | None, head: str = "mean", dims: int = 2) -> onnx.ModelProto:
     """Strided and residual convolutions, an upsampling branch, and a head."""
     b = Builder(seed=2)
+    pads: dict[str, Any]
+    twos: dict[str, Any]
     pads, twos = {"pads": [1] * 2 * dims}, {"strides": [2] * dims}
     x = b.node("Relu", b.node("Conv", "x", b.weight(WIDTH, 3, *[3] * dims), **pads, **twos))
     y = b.node("MaxPool", x, kernel_shape=[2] * dims, **twos)
