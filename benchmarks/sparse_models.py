@@ -25,7 +25,8 @@ import onnx_graphsurgeon as gs
 from benchmarks.kernels import timed
 from pruneopt.frontends.dimensions import Feeds
 from pruneopt.model import Model, values
-from pruneopt.tune import session_options, tune, typical
+from pruneopt.race import session_options
+from pruneopt.tune import tune, typical
 
 PROFILED = 10  # runs
 

@@ -10,7 +10,8 @@ from collections import Counter
 
 from pruneopt.backends.tvm.layer import Layer, Schedule
 from pruneopt.backends.tvm.templates.outputs import CHAINS as PARTIAL
-from pruneopt.backends.tvm.templates.positions import CHAINS, Positions, chunk_sizes
+from pruneopt.backends.tvm.templates.pieces import chunk_sizes
+from pruneopt.backends.tvm.templates.positions import CHAINS, Positions
 
 CLOSE = 36 << 10  # bytes of panel that stay in the first cache beside everything else
 MIDDLE = 512 << 10  # bytes that stay in the second cache

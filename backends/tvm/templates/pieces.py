@@ -1,0 +1,105 @@
+"""What the `positions` template cuts its work into: stretches of inputs, chunks of positions, strips of outputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+from pruneopt.backends.tvm.templates.frame import Expr, Frame
+
+
+class Panel(Protocol):
+    """A tile's inputs by position, and where its sums go: by `put` where they are stored `direct`, else by `keep`."""
+
+    size: int  # floats
+    stretch: int  # floats of one stretch of inputs
+    width: int  # positions of a full tile, in vectors
+    period: int  # vectors after which lines begin where vectors do, again
+    passed: int  # places in `y` that a period stands for, where sums are stored direct
+    periods: int  # how many of them are full
+    direct: bool
+    area: int  # floats of one output, where sums are stored direct
+
+    def places(self) -> Any:
+        """Where each input of a stretch begins, [order.depth]."""
+
+    def fill(self, k: Frame, tile: Expr) -> None:
+        """Emit the code that lays the inputs of a tile out."""
+
+    def valid(self, k: Frame, tile: Expr) -> Expr:
+        """Vectors of the tile that hold positions; fewer than `width` only where sums are not stored direct."""
+
+    def origin(self, tile: Expr) -> Expr:
+        """Where in `y` the tile's first output begins."""
+
+    def put(self, k: Frame, target: Expr, vector: int, sums: Any) -> None:
+        """Emit the code that stores one vector of sums of the output that begins at `target`."""
+
+    def keep(self, k: Frame, tile: Expr, sums: int, first: Expr, count: Expr) -> None:
+        """Emit the code that stores outputs `first` to `first + count` of the tile, whose sums are at `sums`."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What is done at one stretch of inputs for a span of blocks.
+
+    Attributes:
+        tile, number: of which tile, and which of its stretches.
+        segment: the first of the span's segments.
+        blocks: how many there are.
+        first: the span's first output.
+        bias: where its biases begin.
+        origin: where in `y` the tile's first output begins.
+    """
+
+    tile: Expr
+    number: Expr
+    segment: Expr
+    blocks: Expr
+    first: Expr
+    bias: Expr
+    origin: Expr
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """`count` vectors from `start` on; `vector` is the first of them, and `passed` places of `y` lie before that."""
+
+    start: Expr
+    count: int
+    vector: int
+    passed: Expr = 0
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Outputs `line` to `line + size` of a span, `offset` in their block, at some vectors of positions."""
+
+    line: Expr
+    offset: int
+    size: int
+    chunk: Chunk
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Entries `start` to `stop`, of which each has a value for some `outputs` of a strip; the first is at `value`."""
+
+    start: Expr
+    stop: Expr
+    outputs: tuple[int, ...]
+    value: Expr
+    step: int
+
+
+def split(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    """(first, count) of parts of `start` to `stop`, none larger than `most`, as even as they can be."""
+    parts = -(-(stop - start) // most)
+    edges = [start + (stop - start) * i // parts for i in range(parts + 1)] if parts else []
+    return [(a, b - a) for a, b in pairwise(edges)]
+
+
+def chunk_sizes(registers: int) -> list[int]:
+    """`registers`, and the powers of two below."""
+    return [registers, *(1 << bit for bit in reversed(range((registers - 1).bit_length())))]
