@@ -26,6 +26,7 @@ WAYS = {
     "depth, linear maps": "depth{macs=R, fit=linear}",
     "length": "length{macs=R}",
     "length, topk": "length{macs=R, method=topk}",
+    "length, topk, repaired": "length{macs=R, method=topk}, repair",
     "resolution": "length{macs=R, method=resolution}",
     "joint": "joint{macs=R}",
 }
