@@ -285,7 +285,10 @@ def _tensors(graph: gs.Graph) -> list[str]:
         if node.op in SHAPELESS or (node.op == "Identity" and node.inputs[0].name in shapeless):
             shapeless |= {tensor.name for tensor in made}
             continue
-        names += [tensor.name for tensor in made if tensor.type in (None, "tensor_type")]
+        if node.op == "Loop":  # a state is what it was at first
+            states = zip(node.inputs[2:], node.outputs, strict=False)
+            shapeless |= {out.name for state, out in states if state.name in shapeless}
+        names += [t.name for t in made if t.type in (None, "tensor_type") and t.name not in shapeless]
     return names
 
 

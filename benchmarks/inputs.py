@@ -65,13 +65,18 @@ def feeds(session: onnxruntime.InferenceSession, size: Size, seed: int = 0) -> F
 def _array(entry: Any, size: Size, rng: np.random.Generator) -> np.ndarray[Any, Any]:
     batch, (inner, last) = size
     sizes = [batch, *[inner] * (len(entry.shape) - 2), last]
-    shape = [d if isinstance(d, int) else n for d, n in zip(entry.shape, sizes, strict=False)]
+    shape = [d if isinstance(d, int) else n * _terms(d) for d, n in zip(entry.shape, sizes, strict=False)]
     kind = KINDS[entry.type]
     if "mask" in entry.name:
         return np.ones(shape, kind)
     if np.dtype(kind).kind == "f":
         return rng.standard_normal(shape).astype(kind)
     return rng.integers(0, 2 if kind is np.bool_ else 8, shape).astype(kind)
+
+
+def _terms(name: str | None) -> int:
+    """Of how many lengths a dimension is named as the sum (`past + new`)."""
+    return len((name or "").split("+"))
 
 
 def working_sizes(session: onnxruntime.InferenceSession) -> tuple[Size, Size]:

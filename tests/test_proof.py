@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+import pruneopt as po
 from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
 from pruneopt.backends.ort import OnnxRuntime
@@ -76,3 +77,18 @@ def test_where_nothing_is_hidden_outputs_are_enough() -> None:
     small, claim, context = pruned(model(PLAIN))
     assert hidden(small.graph) == []
     assert prove(small, claim, context, 1e-5).inside_checked == 0
+
+
+BILINEAR = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3] x) => (float[N, 2] y) {
+    a = MatMul (x, w) b = MatMul (x, u) y = Einsum <equation = "bi,oij,bj->bo"> (a, t, b) }"""
+
+
+def test_two_sums_of_one_node_are_masked_each() -> None:
+    proto, rng = onnx.parser.parse_model(BILINEAR), np.random.default_rng(0)
+    for name, shape in {"w": (3, 8), "u": (3, 6), "t": (2, 8, 6)}.items():
+        array = rng.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
+    whole = Model.from_proto(proto)
+    result = po.prune(whole, passes="width{ratio=0.5}", timed=False)
+    assert result.report["equivalence"]["atoms_checked"] == 2

@@ -113,7 +113,10 @@ class Relation:
                 continue
             if dim.statistic:
                 self.op.statistic(slot, dim_index, self.why)
-            elif any(name not in kept for name in dim.factors if not name.isdigit()):
+                continue
+            for name in dim.factors:  # each sum on its own: its operands need not be those of another
+                if name in kept or name.isdigit():
+                    continue
                 if not self.zeros or slot in self.zeros:
-                    self.op.contract(slot, dim_index, zero=self.zeros.get(slot, -1))
+                    self.op.contract(slot, dim_index, name, zero=self.zeros.get(slot, -1))
                 self.op.weights.add(slot)

@@ -154,3 +154,21 @@ def test_timing_is_relative_to_the_first() -> None:
     assert small.spread == 0
     assert large.ratio_to_first > 1
     assert large.median_ms > small.median_ms > 0
+
+
+GATHERED = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3] x) => (float[M, 3] y) <int64 two = {2}, bool go = {1}> {
+    empty = SequenceEmpty ()
+    all = Loop (two, go, empty) <body = body (int64 i, bool c, seq(float[N, 3]) s) => (bool d, seq(float[N, 3]) t) {
+        d = Identity (c)
+        t = SequenceInsert (s, x)
+    }>
+    y = ConcatFromSequence <axis = 0> (all)
+}"""
+
+
+def test_a_sequence_that_a_loop_fills_has_no_shape() -> None:
+    loop = Model.from_proto(onnx.parser.parse_model(GATHERED))
+    shapes, values = ort.Observer(loop, ["y"]).run({"x": np.ones((4, 3), np.float32)})
+    assert "all" not in shapes
+    assert shapes["y"] == values["y"].shape == (8, 3)

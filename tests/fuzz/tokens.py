@@ -101,6 +101,17 @@ def mlp(b: Builder, x: Tensor) -> Tensor:
     return linear(b, b.op("Mul", swish(b, gate), up), c)
 
 
+def bilinear(b: Builder, x: Tensor) -> Tensor:
+    """A weight between two views of the tokens: two sums at once."""
+    if b.opset < 12:
+        return x
+    left, right = linear(b, x, b.pick([4, 6])), activation(b, linear(b, x, b.pick([3, 5])))
+    out = b.pick([6, 8])
+    weight = b.weight(out, left.width(2), right.width(2))
+    shape = [*x.shape[:2], out]
+    return b.op("Einsum", left, weight, right, shape=shape, equation="bti,oij,btj->bto")
+
+
 def residual(b: Builder, x: Tensor) -> Tensor:
     """x + f(norm(x)), or the norm behind the sum."""
     before = b.chance(0.6)
@@ -317,7 +328,7 @@ def negated(b: Builder, x: Tensor) -> Tensor:
 BLOCKS: list[Block] = [
     residual, mlp, attention, norm, fixed_width, position, activation, class_token, mixed_tokens, windows,
     recurrent, any_experts, convolved, parts_of, picked, normalised, gated_by_mean, scaled_at_run_time, negated,
-    repeated,
+    repeated, bilinear,
     unusual, unusual, unusual,
 ]  # fmt: skip
 

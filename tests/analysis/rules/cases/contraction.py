@@ -63,6 +63,7 @@ CONTRACTION = [
     case("Einsum", x(3, 6), w(6, 4), equation="ab,bc", note="implicit"),
     case("Einsum", x(2, 4, 4), equation="bii->bi", note="diagonal"),
     case("Einsum", x(2, 4, 6), equation="bij->bj", note="sum"),
+    case("Einsum", x(2, 4), w(3, 4, 5), x(2, 5), equation="bi,oij,bj->bo", note="two sums"),
 ]
 
 RECURRENT = [
