@@ -56,7 +56,7 @@ class Amount:
         masks = [
             g for g in group.of("along") if not isinstance(g.source, gs.Constant) and g.origin not in derived
         ]
-        by_first = not group.of("back") and group.front > 0
+        by_first = group.reads > 0 and (group.home is not None or not group.of("back"))
         plan = Plan(self.method, self._stages(group, left), by_first, bool(masks))
         if self.method == "static":
             from pruneopt.passes.length.static import best_places

@@ -119,7 +119,10 @@ class Filler:
         received = self.told.received(site, self.plan.by_first)
         pick = topk.decide(emit, received, stage, tokens, self.first)
         self.filled.decisions.append(pick.decisions)
-        self.followed.step(pick.places, lambda: topk.destinations(emit, pick))
+        if self.group.home is not None:
+            self.followed.leave(x, pick)
+        else:
+            self.followed.step(pick.places, lambda: topk.destinations(emit, pick))
         left = pick.count + 1 if isinstance(pick.count, int) else emit.size(pick.places, 1)
         return topk.apply(emit, x, pick), left
 

@@ -14,9 +14,11 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.tokens import Tokens, same
+from pruneopt.passes.length.counting import Counter
 from pruneopt.passes.length.emit import Emit
 from pruneopt.passes.length.gaps import Gap, Group
 from pruneopt.passes.length.tensors import Tensors
+from pruneopt.passes.length.topk import Pick
 
 if TYPE_CHECKING:
     from pruneopt.passes.length.filling import Plan
@@ -35,17 +37,25 @@ class Followed:
         self.plan = plan
         self.spots: gs.Tensor | None = None
         self.where: gs.Tensor | None = None
+        self.left: list[tuple[gs.Tensor, Pick]] = []  # the tokens before each stage, and which of them stayed
+
+    def leave(self, x: gs.Tensor, pick: Pick) -> None:
+        """Of tokens [B, T, D] some stay; the others wait for the end."""
+        self.left.append((x, pick))
+        if self.group.of("along"):
+            self._spot(pick.places)
 
     def step(self, places: gs.Tensor, destinations: Callable[[], gs.Tensor]) -> None:
         """A stage leaves the tokens at `places`; each token before it goes to one of `destinations`."""
-        emit = self.emit
         if self.group.of("along"):
-            self.spots = (
-                places if self.spots is None else emit.op("GatherElements", self.spots, places, axis=1)
-            )
+            self._spot(places)
         if self.group.of("back"):
             to = destinations()
-            self.where = to if self.where is None else emit.op("GatherElements", to, self.where, axis=1)
+            self.where = to if self.where is None else self.emit.op("GatherElements", to, self.where, axis=1)
+
+    def _spot(self, places: gs.Tensor) -> None:
+        spots = self.spots
+        self.spots = places if spots is None else self.emit.op("GatherElements", spots, places, axis=1)
 
     def along(self, gap: Gap) -> None:
         """A mask or bias for the tokens that are left: of each its own place before the first stage."""
@@ -71,16 +81,34 @@ class Followed:
             nearest = np.abs(np.arange(self.group.tokens.size[0])[:, None] - places[None]).argmin(1)
             emit.op("Gather", source, nearest, axis=dim, out=hole)
             return
-        assert self.where is not None
         axes = self._axes_back(gap)
         rank, batch = len(axes), self._batch(gap, axes)
         turned = [batch, dim, *(i for i in range(rank) if i not in (batch, dim))]
-        out = emit.rows(emit.transpose(source, turned), self.where)
+        now = emit.transpose(source, turned)
+        if self.group.home is not None:
+            out: gs.Tensor = emit.like(self._reunited(emit.wide(now)), source)
+        else:
+            assert self.where is not None
+            out = emit.rows(now, self.where)
         again = [turned.index(i) for i in range(rank)]
         if again == sorted(again):
             emit.op("Identity", out, out=hole)
         else:
             emit.op("Transpose", out, perm=again, out=hole)
+
+    def _reunited(self, now: gs.Tensor) -> gs.Tensor:
+        """Tokens that stayed as they are now, [B, K + 1, D], with those that were left behind, stage by stage."""
+        emit = self.emit
+        for x, pick in reversed(self.left):
+            count = Counter(emit).line(pick.count)
+            span = emit.op("Range", 0, emit.squeeze(emit.size(x, 1), 0), 1)
+            shape = emit.join(emit.size(x, 0), emit.size(x, 1), [1])
+            own = emit.op("Expand", emit.unsqueeze(emit.op("Add", span, count), 0, 2), shape)
+            first = emit.op("Range", 0, emit.squeeze(count, 0), 1)
+            kept = emit.op("Expand", emit.unsqueeze(first, 0, 2), emit.op("Shape", pick.kept))
+            at = emit.op("ScatterElements", own, pick.kept, kept, axis=1)
+            now = emit.rows(emit.join(emit.slice(now, 1, [0], count), x, axis=1), at)
+        return now
 
     def _gather(self, source: gs.Tensor, dim: int, rank: int) -> gs.Tensor:
         """`source` at `spots` along `dim`; the first dimension is the batch, or 1 and becomes it."""

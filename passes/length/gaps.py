@@ -42,11 +42,23 @@ class Gap:
 
 @dataclass(eq=False)
 class Group:
-    """Sites of one token axis, in order; `front` places stay; all tokens are there again before those `apart`."""
+    """Sites of one token axis, in order.
+
+    Attributes:
+        sites: where tokens become fewer.
+        tokens: their axis.
+        home: behind it all tokens are there again, those that were dropped as they were; None where they never are.
+        gaps: to be filled in.
+        reads: places at the front that are read one by one.
+        front: places at the front that stay.
+        apart: sites before which all tokens are there again.
+    """
 
     sites: list[Site]
     tokens: Axis
+    home: Site | None = None
     gaps: list[Gap] = field(default_factory=list)
+    reads: int = 0
     front: int = 0
     apart: list[Site] = field(default_factory=list)
 

@@ -42,6 +42,7 @@ class Length:
         method: `tome` (merge similar ones), `topk` (keep the most attended, fuse the rest) or `static` (the
             same places for every input); `resolution`, `frames` or `sequence` make the inputs smaller.
         stages: attention layers that are stages, from 0, as `3/6/9`; by default all for `tome`, else three.
+        skip: tokens that `topk` dropped come back behind the last attention, as they were when they were dropped.
         falling: merge more tokens in early stages, fewer and fewer later; with `left` or `macs`.
         resolution: share of the rows and columns of images to keep.
         frames: share of the frames of videos, or of the slices of volumes, to keep.
@@ -59,6 +60,7 @@ class Length:
     macs: float | None = None
     method: str = "tome"
     stages: str = ""
+    skip: bool = False
     falling: bool = False
     resolution: float | None = None
     frames: float | None = None
@@ -89,6 +91,8 @@ class Length:
             raise UsageError(f"length: there is no method '{self.method}'; choose from {', '.join(METHODS)}")
         if self.method in ROLES and (not given or given[0] not in ("keep", "macs")):
             raise UsageError(f"length: {self.method} takes keep or macs, nothing else")
+        if self.skip and self.method != "topk":
+            raise UsageError("length: skip is for tokens that are dropped, with method=topk")
         if self.inputs and not self._places:
             raise UsageError(f"length: only {', '.join(ROLES)} change inputs")
 
@@ -139,10 +143,14 @@ class Length:
         self, tokens: Tokens, sites: Sequence[Sequence[Site]], keep: tuple[str, ...]
     ) -> tuple[Marked, list[Refusal]]:
         """Mark the stages, without those that turn out to be impossible."""
-        chosen = [stages_of(group, self.method, self.stages) for group in sites]
+        homes = [group[-1] if self.skip else None for group in sites]
+        chosen = [
+            [s for s in stages_of(group, self.method, self.stages) if s is not home]
+            for group, home in zip(sites, homes, strict=True)
+        ]
         refused: list[Refusal] = []
         while True:
-            marked = mark(tokens, chosen, keep)
+            marked = mark(tokens, chosen, keep, homes)
             bad = faults(marked) or useless(marked)
             if not bad:
                 return marked, refused

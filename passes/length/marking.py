@@ -17,11 +17,20 @@ from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import twins
 
 
-def mark(tokens: Tokens, chosen: Sequence[Sequence[Site]], keep: tuple[str, ...]) -> Marked:
-    """Put gaps behind the chosen sites, one list per token axis, and analyse what comes of it."""
+def mark(
+    tokens: Tokens,
+    chosen: Sequence[Sequence[Site]],
+    keep: tuple[str, ...],
+    homes: Sequence[Site | None] = (),
+) -> Marked:
+    """Put gaps behind the chosen sites, one list per token axis, and analyse what comes of it.
+
+    `homes` are the sites, one for each list, behind which all tokens come back as they were.
+    """
     model = tokens.analysis.model.copy()
     marking = Marking(tokens, model)
-    groups = [marking.group(list(sites)) for sites in chosen if sites]
+    back = homes or [None] * len(chosen)
+    groups = [marking.group(list(sites), home) for sites, home in zip(chosen, back, strict=True) if sites]
     seen = marking.seen()
     for node in marking.reads:
         model.graph.nodes.remove(node)
@@ -47,15 +56,16 @@ class Marking:
             shapes[hole] = shapes.get(source, ())
         return Observation(old.runs, shapes, old.values, old.static, old.feeds)
 
-    def group(self, sites: list[Site]) -> Group:
+    def group(self, sites: list[Site], home: Site | None = None) -> Group:
         """Gaps for one token axis."""
-        group = Group(sites, sites[0].attention.tokens)
+        group = Group(sites, sites[0].attention.tokens, home)
         walk = Walk(self, group)
         for node in self.tokens.nodes:
             if id(node) in sites[0].behind:
                 walk.visit(node)
         walk.ends()
         group.apart = [s for level, s in enumerate(sites) if level and walk.short.get(s.tensor) != level]
+        group.reads = group.front
         if group.of("back"):  # who reads all tokens may read the first for all of them
             group.front = max(group.front, 1)
         return group

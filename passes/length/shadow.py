@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.cuts import Site
 from pruneopt.analysis.observe import Feeds
 from pruneopt.analysis.tokens import Tokens, same
 from pruneopt.model import Model
@@ -97,11 +98,43 @@ class _Group:
     def write(self) -> None:
         """All sites, and the biases between them."""
         state: _State | None = None
+        dropped: list[Array] = []
         for level, site in enumerate(self.filled.group.sites, 1):
+            before = state.spots if state is not None else None
             weights, state = self._step(level, state)
+            dropped.append(self._dropped(level, before))
             self._mix(site.tensor, site.dims, weights)
             self._biases(level, state)
-        self._level_out(state)
+        if self.filled.group.home is not None:
+            self._come_back(self.filled.group.home, dropped)
+        else:
+            self._level_out(state)
+
+    def _dropped(self, level: int, before: Array | None) -> Array:
+        """[B, T, 1]: whether a token is there before a site, and is not among those that stay themselves."""
+        kept = self.found.get(self.filled.decisions[level - 1].get("kept", ""))
+        if kept is None or self.filled.group.home is None:
+            return np.zeros((1, self.length, 1), bool)
+        places = kept[..., 0].astype(int)
+        spots = np.tile(np.arange(self.length), (len(places), 1)) if before is None else before
+        found = np.zeros((len(places), self.length), bool)
+        np.put_along_axis(found, spots, True, axis=1)
+        np.put_along_axis(found, np.take_along_axis(spots, places, 1), False, axis=1)
+        return found[..., None]
+
+    def _come_back(self, home: Site, dropped: Sequence[Array]) -> None:
+        """Behind the home, tokens are what they were where they were dropped; the first drop counts."""
+        emit, tensor = self.emit, self.tensors[home.tensor]
+        readers = list(tensor.outputs)
+        whole = emit.transpose(tensor, home.dims)
+        for site, gone in reversed(list(zip(self.filled.group.sites, dropped, strict=True))):
+            old = emit.transpose(self.tensors[site.tensor], site.dims)
+            whole = emit.op("Where", gone, old, whole)
+        back = emit.transpose(whole, [home.dims.index(i) for i in range(3)])
+        for node in readers:
+            for slot, each in enumerate(node.inputs):
+                if each is tensor:
+                    node.inputs[slot] = back
 
     def _step(self, level: int, state: _State | None) -> tuple[Array, _State]:
         """([B, T, T] that turns every token into what it became, what holds behind the site)."""

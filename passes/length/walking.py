@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, atoms
+from pruneopt.analysis.cuts import Site
 from pruneopt.analysis.tokens import meets, same
 from pruneopt.model import values
 from pruneopt.passes.length.gaps import Gap, Group
@@ -33,6 +34,10 @@ class Walk:
 
     def visit(self, node: gs.Node) -> None:
         """Redirect what a node reads."""
+        home = self.group.home
+        if home is not None and id(node) in home.behind:
+            self._at_home(node, home)
+            return
         level = self.group.level(node)
         twin = self.marking.twin[id(node)]
         short = [s for s, t in enumerate(node.inputs) if t.name in self.cuts or t.name in self.short]
@@ -58,6 +63,17 @@ class Walk:
         for out in node.outputs if fewer else ():
             if any(meets(a, self.group.tokens) for a in self.tokens.analysis.axes.get(out.name, [])):
                 self.short[out.name] = level
+
+    def _at_home(self, node: gs.Node, home: Site) -> None:
+        """Behind a home all tokens are there; what is read of them one by one still says who must stay."""
+        twin = self.marking.twin[id(node)]
+        for slot, tensor in enumerate(node.inputs):
+            if tensor.name == home.tensor:
+                last = len(self.group.sites)
+                dims = (home.dims[1],)
+                twin.inputs[slot] = self.marking.gap(self.group, "back", twin.inputs[slot], last, dims)
+        if node.inputs and isinstance(node.inputs[0], gs.Variable):
+            self._is_read(node, 0)
 
     def ends(self) -> None:
         """Outputs of the model that are short get all tokens back under their own name."""
@@ -115,7 +131,7 @@ class Walk:
         if slot != 0 or node.op not in ("Gather", "Slice"):
             return False
         dims = self._dims(node.inputs[0].name)
-        axes = self.tokens.analysis.axes[node.inputs[0].name]
+        axes = self.tokens.analysis.axes.get(node.inputs[0].name, [])
         last = _last_read(node, len(axes))
         if last is None or len(dims) != 1 or last[0] != dims[0]:
             return False

@@ -167,7 +167,9 @@ class _Settling:
                 continue
             if size < 1:
                 raise Fixed(f"{node.op} '{node.name}' has no place left")
-            divides = before % after == 0 or after % before == 0  # else nothing is lost that was not lost before
+            divides = (
+                before % after == 0 or after % before == 0
+            )  # else nothing is lost that was not lost before
             self.found.even &= after == 1 or not divides or size * before == wide * after
             role = next((self.found.roles[a] for a in atoms(source) if a in self.found.roles), "resolution")
             self._assign(axis, size, role, f"{node.op} '{node.name}'")

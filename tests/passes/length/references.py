@@ -43,6 +43,33 @@ def evit(left: list[int | None], front: int, by_first: bool) -> Step:
     return step
 
 
+def skipping(left: dict[int, int], last: int, front: int, by_first: bool) -> Step:
+    """Dropping at some layers (EViT); behind the last one dropped tokens are there again, as they were."""
+    places: list[int | None] = []
+    waiting: dict[int, Array] = {}
+
+    def step(layer: int, t: Tokens, keys: Array, p: Array) -> Tokens:
+        if layer == 0:
+            places[:] = list(range(len(t.x)))
+            waiting.clear()
+        if layer in left:
+            score = p[:, 0].mean(0) if by_first else p.mean((0, 1))
+            ranked = sorted(range(front, len(t.x)), key=lambda i: -score[i])
+            kept = [*range(front), *sorted(ranked[: left[layer] - 1 - front])]
+            for i in set(range(len(t.x))) - set(kept):
+                if (place := places[i]) is not None:  # not what was fused before
+                    waiting[place] = t.x[i].copy()
+            places[:] = [*(places[i] for i in kept), None]
+            t = evit({layer: left[layer]}, front, by_first)(layer, t, keys, p)  # type: ignore[arg-type]
+        if layer != last:
+            return t
+        whole = dict(waiting) | {p: x for p, x in zip(places, t.x, strict=True) if p is not None}
+        x = np.array([whole[i] for i in range(len(whole))])
+        return Tokens(x, np.ones(len(x)), np.zeros(len(x)), [[i] for i in range(len(x))])
+
+    return step
+
+
 def merged(t: Tokens, groups: list[list[int]], weight: Array) -> Tokens:
     """One token per group: the mean by weight."""
     x = np.array([np.average(t.x[g], axis=0, weights=weight[g] if len(g) > 1 else None) for g in groups])

@@ -9,12 +9,13 @@ import numpy.typing as npt
 import pytest
 
 from pruneopt.api import make_context
+from pruneopt.errors import UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import prove
 from pruneopt.passes.length import Length
 from tests.models import loaded
 from tests.passes.length.net import WIDTH, Encoder, Tokens, run
-from tests.passes.length.references import evit, tome
+from tests.passes.length.references import evit, skipping, tome
 
 Array = npt.NDArray[Any]
 
@@ -94,6 +95,25 @@ def test_dropping_equals_the_equations(read: str, by_first: bool) -> None:
             np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("read", "by_first"), [("first", True), ("all", False), ("mean", False)])
+@pytest.mark.parametrize("tokens", [17, None])
+def test_skipping_brings_dropped_tokens_back_as_they_were(
+    read: str, by_first: bool, tokens: int | None
+) -> None:
+    encoder = Encoder(read=read, layers=4, tokens=tokens)
+    model, entry = shortened(encoder, keep=0.6, method="topk", skip=True)
+    stages = [stage["share"] for stage in entry["sites"][0]["stages"]]
+    for batch, length in [(1, 17), (3, 17)] if tokens else [(2, 17), (1, 30)]:
+        left = {
+            layer: 1 + -(-(length - 1) * round(s * 10_000) // 10_000) for layer, s in enumerate(stages, 1)
+        }
+        x = inputs(batch, length)
+        for each, y in zip(x, outputs(model, x=x), strict=True):
+            expected = run(encoder.proto(), each, skipping(left, 3, 1, by_first)).x
+            want = {"first": expected[0], "all": expected, "mean": expected.mean(0)}[read]
+            np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("method", ["tome", "topk"])
 def test_padding_changes_nothing(method: str) -> None:
     """Padding is neither kept over real tokens nor merged into them: only the number of stages' tokens differs."""
@@ -136,3 +156,8 @@ def test_all_tokens_kept_is_the_original() -> None:
     np.testing.assert_allclose(
         outputs(model, x=x), outputs(loaded(encoder.proto()), x=x), rtol=1e-4, atol=1e-5
     )
+
+
+def test_only_dropped_tokens_can_skip() -> None:
+    with pytest.raises(UsageError, match="method=topk"):
+        Length(left=0.5, skip=True)
