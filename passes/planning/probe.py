@@ -30,13 +30,16 @@ Array = npt.NDArray[Any]
 FORWARDS = 4.0  # passes over the calibration set that all probes together may take
 SHARES = (0.125, 0.5)  # of a group that its probes lose
 EVERYWHERE = (0.0625, 0.25)  # where everything reads the group
+STEEPEST = 2.0  # power that damage may grow with beyond what was measured
 ROUNDING = 1e-6  # damage that means nothing
 ROWS = 8  # in one run of a probe, at most
 
 
 @dataclass(frozen=True)
 class Worth:
-    """Damage as a function of error: a power law between the points measured, in proportion outside.
+    """Damage as a function of error: a power law between the points measured, in proportion before the first.
+
+    Behind the last it goes on as it was, in proportion at least and with the square at most.
 
     Attributes:
         errors: rising, at least one; shape [points].
@@ -51,7 +54,15 @@ class Worth:
         known, found = np.array(self.errors), np.array(self.damages)
         inside = np.clip(error, known[0], known[-1])
         between = np.exp(np.interp(np.log(inside), np.log(known), np.log(found)))
-        return np.asarray(between * error / inside)
+        before, behind = np.minimum(error / inside, 1.0), np.maximum(error / inside, 1.0)
+        return np.asarray(between * before * behind**self._steepness)
+
+    @property
+    def _steepness(self) -> float:
+        if len(self.errors) < 2:
+            return 1.0
+        errors, damages = np.log(self.errors[-2:]), np.log(self.damages[-2:])
+        return float(np.clip((damages[1] - damages[0]) / (errors[1] - errors[0]), 1.0, STEEPEST))
 
 
 def rates(

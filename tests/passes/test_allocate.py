@@ -11,6 +11,7 @@ from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
 from pruneopt.errors import PruneoptError
 from pruneopt.passes.planning.allocate import Choice, allocate, choice
+from pruneopt.passes.planning.probe import Worth
 from pruneopt.passes.planning.tally import Limit, Volume
 
 
@@ -59,3 +60,15 @@ def test_all_budgets_hold() -> None:
     kept = allocate(choices, [limit, second])
     assert kept[groups[0].atom] <= 2
     assert cost((kept[groups[0].atom], kept[groups[1].atom]), 8) <= limit.most
+
+
+@pytest.mark.parametrize(("damages", "power"), [((0.1, 0.3), 1.5850), ((0.1, 0.15), 1.0), ((0.1, 9.0), 2.0)])
+def test_damage_goes_on_as_steeply_as_it_was_measured(damages: tuple[float, float], power: float) -> None:
+    worth = Worth((0.2, 0.4), damages)
+    at = worth.at(np.array([0.0, 0.1, 0.2, 0.4, 0.8]))
+    np.testing.assert_allclose(at[:4], [0.0, damages[0] / 2, *damages], rtol=1e-12)
+    assert at[4] == pytest.approx(damages[1] * 2**power, rel=1e-4)
+
+
+def test_one_measurement_goes_on_in_proportion() -> None:
+    np.testing.assert_allclose(Worth((0.2,), (0.1,)).at(np.array([0.1, 0.4])), [0.05, 0.2])
