@@ -18,6 +18,7 @@ BLOCKS = (64, 32, 16, 8, 4)
 SLACK = 1.1  # stored numbers for each non-zero, at most, for a block size to be possible
 FAST = (24 << 10, 40 << 10)  # bytes of panel that may stay in the first cache
 MIXED = (1, 2, 4)  # outputs with zeros of their own that are worked off together
+ALL = {4: 32, 8: 16, 16: 32}  # vector registers, by lanes
 REGISTERS = {4: 24, 8: 12, 16: 24}  # vectors of sums that leave room for the others, by lanes
 
 
@@ -65,10 +66,9 @@ def _outputs(block: int, n: int, lanes: int) -> list[Schedule]:
 
 
 def _vectors(block: int, lanes: int) -> tuple[int, ...]:
-    """Numbers of vectors of positions whose sums, and whose x where several outputs share it, fit into registers."""
+    """Numbers of vectors of positions whose sums fit into registers, beside what is held of weights and x."""
     size = min(block, STRIP)
-    room = REGISTERS[lanes] + 4
-    fitting = (each for each in (1, 2, 3, 4, 5, 6, 7, 8, 14, 16) if each * (size + (size > 1)) < room)
+    fitting = (each for each in (*range(1, 9), 12, 14, 16) if each * size + min(each, size) < ALL[lanes] - 2)
     return tuple(fitting) or (1,)
 
 

@@ -184,21 +184,37 @@ class Positions:
     def _add(self, k: Frame, at: Stretch, strip: Strip, entries: Entries, i: Expr, sums: list[Any]) -> None:
         """Adds the products of the `i`-th of the entries to the sums of its outputs.
 
-        One weight at a time: all of them, and all of x, would not fit into the registers beside the sums.
+        What there is less of, weights or x, is held; all of both would not fit into the registers beside the sums.
         """
-        lanes = self.lanes
+        lanes, count = self.lanes, strip.chunk.count
         place = bound(
             at.number * self.panel.stretch + k.offset(entries.start + i) + strip.chunk.start * lanes
         )
         value = bound(entries.value + i * entries.step)
-        xs = [load(k.scratch, place + v * lanes, lanes) for v in range(strip.chunk.count)]
-        xs = list(map(bound, xs)) if len(entries.outputs) > 1 else xs
-        for number, o in enumerate(entries.outputs):
-            weight = spread(k.values[value + number], lanes)
-            weight = bound(weight) if strip.chunk.count > 1 else weight
-            for v, x in enumerate(xs):
-                each = sums[o * strip.chunk.count + v]
-                store(each, 0, load(each, 0, lanes) + weight * x, lanes)
+        outputs = list(enumerate(entries.outputs))
+
+        def weight(number: int) -> Expr:
+            return spread(k.values[value + number], lanes)
+
+        def x(vector: int) -> Expr:
+            return load(k.scratch, place + vector * lanes, lanes)
+
+        def add(output: int, vector: int, weight: Expr, x: Expr) -> None:
+            each = sums[output * count + vector]
+            store(each, 0, load(each, 0, lanes) + weight * x, lanes)
+
+        if count < len(outputs):
+            held = [bound(x(v)) for v in range(count)]
+            for number, output in outputs:
+                one = bound(weight(number)) if count > 1 else weight(number)
+                for v, each in enumerate(held):
+                    add(output, v, one, each)
+            return
+        weights = [bound(weight(number)) if count > 1 else weight(number) for number, _ in outputs]
+        for v in range(count):
+            one = bound(x(v)) if len(outputs) > 1 else x(v)
+            for number, output in outputs:
+                add(output, v, weights[number], one)
 
     def _waiting(self, strip: Strip, i: int) -> Expr:
         """Where a vector of sums waits between stretches."""
