@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Axis, Kind, atoms, find
+from pruneopt.analysis.axes import Axis, Kind, atoms, factors, find
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import touched
 from pruneopt.analysis.witness import Entry, Indices, Sizes, Style, axes_of
@@ -111,13 +112,28 @@ class _Writer(WitnessWriter):
             return self._node(
                 "Gather", [shape, self._constant(np.array([place[1]], np.int64))], node, {"axis": 0}
             )
-        new = self._new_size(axis)
-        if all(a.static for a in atoms(axis)):
-            return self._constant(np.array([new[0]], np.int64))
+        if self._is_fixed((axis,)):
+            return self._constant(np.array([self._new_size(axis)[0]], np.int64))
         if axis.kind is Kind.ATOM:
+            part = self._as_factor(axis, node)
+            if part is not None:
+                return part
             raise PruneoptError(f"{node.op} '{node.name}': the size {axis} is not known where it is needed")
         parts = [self._measure(item, node) for item in axis.items]
         return self._total(parts, "Add" if axis.kind is Kind.CONCAT else "Mul", node)
+
+    def _as_factor(self, atom: Axis, node: gs.Node) -> gs.Tensor | None:
+        """A size as the share of a dimension whose other factors are fixed."""
+        for tensor in self._before(node):
+            for dim, own in enumerate(self.analysis.axes.get(tensor.name, [])):
+                rest = [f for f in factors(own) if find(f) is not atom]
+                if len(rest) == len(factors(own)) - 1 and self._is_fixed(tuple(rest)):
+                    shape = self._node("Shape", [tensor], node, {})
+                    at = self._constant(np.array([dim], np.int64))
+                    whole = self._node("Gather", [shape, at], node, {"axis": 0})
+                    times = prod(self._new_size(f)[0] for f in rest)
+                    return self._node("Div", [whole, self._constant(np.array([times], np.int64))], node, {})
+        return None
 
     def _total(self, parts: list[gs.Tensor], op: str, node: gs.Node) -> gs.Tensor:
         total = parts[0]
@@ -127,13 +143,15 @@ class _Writer(WitnessWriter):
 
     def _place_of(self, axis: Axis, node: gs.Node) -> tuple[gs.Tensor, int] | None:
         """A tensor that is there before `node` and has exactly this axis, and the dimension."""
-        tensors = [t for t in node.inputs if isinstance(t, gs.Variable)]
-        tensors += self._earlier(node)
-        for tensor in tensors:
+        for tensor in self._before(node):
             for dim, own in enumerate(self.analysis.axes.get(tensor.name, [])):
                 if _alike(own, axis):
                     return tensor, dim
         return None
+
+    def _before(self, node: gs.Node) -> list[gs.Tensor]:
+        """What a node reads, then what is there before it."""
+        return [*(t for t in node.inputs if isinstance(t, gs.Variable)), *self._earlier(node)]
 
     def _earlier(self, node: gs.Node) -> list[gs.Tensor]:
         """Inputs of the model, then what the nodes in front of this one read."""

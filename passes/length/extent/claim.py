@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
+from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.base import Context, Unchanged
 from pruneopt.passes.length.extent.ends import End
@@ -40,7 +41,12 @@ class Elsewhere:
         free = free.copy()  # what ran above is known by its identity
         fit(free, self.analysis, self.settled)
         framed(free, self.ends, self.analysis, self.settled)
+        session = self.context.session(free.copy(), optimize=False)
         for feeds in self.feeds:
+            try:
+                session.run(feeds)
+            except PruneoptError as error:
+                raise PruneoptError(f"length: the graph has no other size than its own: {error}") from None
             yield free, feeds
 
     def count(self) -> int:
