@@ -23,8 +23,6 @@ from pruneopt.passes.learning.training import Budget, Course
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 from pruneopt.passes.verify import fidelity
 
-PAUSE = 30.0  # seconds between two writes of a checkpoint that nobody asked for
-
 
 @dataclass(frozen=True)
 class Recover:
@@ -40,8 +38,8 @@ class Recover:
         lora: rank of adapters that learn instead of the weights and are folded into them; by default all weights learn.
         hidden: weight of the hidden states beside the outputs, 0 for none.
         batch: rows of a calibration batch at once, at most.
-        checkpoint: file to go on from and to write to after every epoch; by default one in the cache folder, written
-            every half a minute and removed at the end.
+        checkpoint: file to go on from and to write to every half a minute; by default one in the cache folder, which is
+            removed at the end.
         device: `cpu`, `cuda`, or by default `cuda` where there is one.
     """
 
@@ -115,7 +113,6 @@ class Recover:
             context.seed,
             context.progress,
             place,
-            0.0 if self.checkpoint else PAUSE,
             key,
             self._device(),
         )

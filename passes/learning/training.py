@@ -15,6 +15,7 @@ from pruneopt.passes.learning.adapters import Learner
 
 WARM_UP = 0.05  # share of the whole
 CLIP = 1.0  # of a gradient's norm
+PAUSE = 30.0  # seconds between two writes of a checkpoint
 PATIENCE = 8  # epochs without a better held-out loss
 
 
@@ -44,8 +45,7 @@ class Course:
         budget: how long.
         seed: of the order of batches.
         say: told about every epoch.
-        checkpoint: file to go on from and to write after epochs, if any.
-        pause: seconds between two such writes, at least.
+        checkpoint: file to go on from, written between two steps every half a minute, if any.
         key: what the training is of; a checkpoint of another one is refused.
         device: `cuda` trains in bfloat16 where that is safe (autocast).
         losses: held-out loss before the first and after each epoch.
@@ -60,13 +60,13 @@ class Course:
     seed: int
     say: Callable[[str], None]
     checkpoint: Path | None = None
-    pause: float = 0.0
     key: str = ""
     device: str = "cpu"
     losses: list[float] = field(default_factory=list)
     spent: float = 0.0
     why: str = "the budget was spent"
     _best: list[Any] = field(default_factory=list)
+    _step: int = 0  # of the epoch, to come next
     _written: float = 0.0
 
     def run(self) -> None:
@@ -81,7 +81,7 @@ class Course:
             while self.budget.share(len(self.losses) - 1, self.spent) < 1 and not self._stuck():
                 self._epoch(optimiser, rates, begin)
                 self._judge(begin)
-                self._write(optimiser)
+                self._write(optimiser, begin)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(self._way_on()) from None
         with torch.no_grad():
@@ -95,7 +95,7 @@ class Course:
         order = torch.randperm(
             len(self.fit), generator=torch.Generator().manual_seed(self.seed * 9973 + epoch)
         )
-        for step, place in enumerate(order.tolist()):
+        for step, place in [*enumerate(order.tolist())][self._step :]:
             share = self.budget.share(epoch + step / len(order), time.monotonic() - begin)
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(share)
@@ -108,8 +108,11 @@ class Course:
             torch.nn.utils.clip_grad_norm_(self.learner.parts(), CLIP, error_if_nonfinite=False)
             if torch.isfinite(loss):
                 optimiser.step()
+            self._step = step + 1
+            self._write(optimiser, begin)
 
     def _judge(self, begin: float) -> None:
+        self._step = 0
         self.spent = time.monotonic() - begin
         loss = self._held_loss()
         if not loss >= min(self.losses):
@@ -163,7 +166,7 @@ class Course:
                 part.copy_(saved)
         optimiser.load_state_dict(kept["optimiser"])
         self.losses, self.spent, self._best = kept["losses"], kept["spent"], kept["best"]
-        self._written = self.spent
+        self._step, self._written = kept["step"], self.spent
 
     def _way_on(self) -> str:
         """What to say to whoever stops a training."""
@@ -171,20 +174,22 @@ class Course:
             return "recover had kept nothing yet"
         return f"the same command goes on with recover from {self.checkpoint}"
 
-    def _write(self, optimiser: Any) -> None:
-        """The state after an epoch; the old file stays until the new one is whole."""
+    def _write(self, optimiser: Any, begin: float) -> None:
+        """The state now and then; the old file stays until the new one is whole."""
         import torch
 
-        if self.checkpoint is None or self.spent - self._written < self.pause:
+        spent = time.monotonic() - begin
+        if self.checkpoint is None or spent - self._written < PAUSE:
             return
-        self._written = self.spent
+        self._written = spent
         state = {
             "key": self.key,
             "parts": self._detached(),
             "best": self._best,
             "optimiser": optimiser.state_dict(),
             "losses": self.losses,
-            "spent": self.spent,
+            "spent": spent,
+            "step": self._step,
         }
         new = self.checkpoint.with_name(f"{self.checkpoint.name}.new")
         torch.save(state, new)

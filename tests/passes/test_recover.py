@@ -16,6 +16,7 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.frontends.dimensions import Feeds
 from pruneopt.model import Model, constants, values
 from pruneopt.passes.base import Context, Outcome, Pipeline
+from pruneopt.passes.learning import training
 from pruneopt.passes.learning.net import Net
 from pruneopt.passes.learning.outputs import Meaning, meanings
 from pruneopt.passes.learning.teaching import lesson
@@ -86,8 +87,11 @@ def test_two_runs_are_equal_and_seeds_differ() -> None:
     assert weights(first) == weights(second) != weights(third)
 
 
-def test_a_resumed_training_ends_where_the_whole_one_does(tmp_path: Path) -> None:
+def test_a_resumed_training_ends_where_the_whole_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("torch")
+    monkeypatch.setattr(training, "PAUSE", 0.0)
     _, small, context = pruned(models.convnet())
     file = str(tmp_path / "state.pt")
     whole = Recover(epochs=4).run(small, context)
@@ -114,25 +118,26 @@ def test_a_stopped_training_goes_on_by_itself(
 ) -> None:
     """Without a file to name: the state lies in the cache folder until the training is over."""
     pytest.importorskip("torch")
-    monkeypatch.setattr("pruneopt.passes.recover.PAUSE", 0.0)
+    monkeypatch.setattr(training, "PAUSE", 0.0)
     source, out = models.save(models.convnet(), tmp_path), tmp_path / "out.onnx"
     np.savez(tmp_path / "data.npz", **stacked(models.loaded(models.convnet())))  # type: ignore[arg-type]
     command = [str(source), "-o", str(out), "--calib", str(tmp_path / "data.npz"), "-q"]
     command += ["--passes", "simplify, width{ratio=0.5}, recover{epochs=3}"]
-    judge, seen = Course._judge, []
+    write, seen = Course._write, []
 
-    def stop(course: Course, begin: float) -> None:
-        seen.append(len(course.losses))
-        if len(seen) == 2:
+    def stop(course: Course, optimiser: object, begin: float) -> None:
+        seen.append((len(course.losses) - 1, course._step))
+        write(course, optimiser, begin)
+        if len(seen) == 12:  # in the second epoch
             raise KeyboardInterrupt
-        judge(course, begin)
 
-    monkeypatch.setattr(Course, "_judge", stop)
+    monkeypatch.setattr(Course, "_write", stop)
     assert main(command) == 130
     assert "the same command goes on with recover from" in capsys.readouterr().err
     assert len(list((tmp_path / "cache" / "trainings").iterdir())) == 1
     assert main(command) == 0
-    assert seen == [1, 2, 2, 3]  # epoch 2 again, not epoch 1
+    assert 0 < seen[11][1]
+    assert seen == sorted(set(seen))  # no step twice
     assert not list((tmp_path / "cache" / "trainings").iterdir())
 
 
