@@ -136,7 +136,7 @@ def test_a_stopped_training_goes_on_by_itself(
     assert "the same command goes on with recover from" in capsys.readouterr().err
     assert len(list((tmp_path / "cache" / "trainings").iterdir())) == 1
     assert main(command) == 0
-    assert 0 < seen[11][1]
+    assert seen[11][1] > 0
     assert seen == sorted(set(seen))  # no step twice
     assert not list((tmp_path / "cache" / "trainings").iterdir())
 
