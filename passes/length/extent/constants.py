@@ -8,9 +8,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import Analysis, ConstantUse
-from pruneopt.analysis.tokens import SCORES
+from pruneopt.analysis.tokens import SCORES, same
 from pruneopt.model import values
 from pruneopt.passes.length.extent.matrices import WAYS, apply, matrix
+from pruneopt.passes.length.extent.pairs import resampled_pairs
 from pruneopt.passes.length.extent.settle import Fixed, Settled
 
 PLAIN = {"Add", "Sub", "Mul", "Div", "Where", "Concat", "Expand", "And", "Or", "Equal", "Less", "Greater"}
@@ -30,6 +31,11 @@ def resampled(analysis: Analysis, settled: Settled) -> Iterator[tuple[ConstantUs
 
 def _resampled(use: ConstantUse, settled: Settled) -> gs.Constant:
     array = values(use.constant)
+    pair = _pair(use, settled)
+    if pair is not None:
+        found = resampled_pairs(array, pair, use.axes[pair[0]], settled)
+        if found is not None:
+            return gs.Constant(use.constant.name, found)
     for dim, axis in enumerate(use.axes):
         if not settled.touched(axis):
             continue
@@ -40,6 +46,18 @@ def _resampled(use: ConstantUse, settled: Settled) -> gs.Constant:
             _check(use)
         array = apply(array, dim, matrix(axis, settled, {role: way for role, (_, way) in WAYS.items()}))
     return gs.Constant(f"{use.constant.name}", np.ascontiguousarray(array))
+
+
+def _pair(use: ConstantUse, settled: Settled) -> tuple[int, int] | None:
+    """Two dimensions that are the same places, not only fewer at the end, and no others that change."""
+    dims = [i for i, axis in enumerate(use.axes) if settled.touched(axis)]
+    if (
+        len(dims) != 2
+        or not same(use.axes[dims[0]], use.axes[dims[1]])
+        or not settled.mixes(use.axes[dims[0]])
+    ):
+        return None
+    return dims[0], dims[1]
 
 
 def _check(use: ConstantUse) -> None:

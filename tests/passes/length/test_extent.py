@@ -216,19 +216,45 @@ def test_what_holds_on_to_its_size_is_refused_with_the_reason(
         smaller(proto, spec)
 
 
-def test_a_bias_between_pairs_of_places_is_refused() -> None:
-    proto = vit(32, images(1, 65, WIDTH))
+def biased(size: int, table: Array, bias: Array) -> onnx.ModelProto:
+    """The transformer with a bias added to its scores, [1, heads, tokens, tokens]."""
+    proto = vit(size, table)
     softmax = next(n for n in proto.graph.node if n.op_type == "Softmax")
-    bias = numpy_helper.from_array(images(1, 2, 65, 65), "bias")
-    proto.graph.initializer.append(bias)
-    at = list(proto.graph.node).index(softmax)
-    proto.graph.node.insert(
-        at, helper.make_node("Add", [softmax.input[0], "bias"], ["biased"], name="biasing")
+    proto.graph.initializer.append(numpy_helper.from_array(bias, "bias"))
+    node = helper.make_node("Add", [softmax.input[0], "bias"], ["biased"], name="biasing")
+    proto.graph.node.insert(list(proto.graph.node).index(softmax), node)
+    next(n for n in proto.graph.node if n.op_type == "Softmax").input[0] = "biased"
+    return proto
+
+
+def relative(table: Array, side: int) -> Array:
+    """A bias by distance, [1, heads, tokens, tokens], with a class token in front that has one of its own."""
+    found = np.full((1, len(table), side**2 + 1, side**2 + 1), 0.25, np.float32)
+    for a in range(side**2):
+        for b in range(side**2):
+            apart = a // side - b // side + side - 1, a % side - b % side + side - 1
+            found[0, :, a + 1, b + 1] = table[:, apart[0], apart[1]]
+    return found
+
+
+def test_a_bias_by_distance_is_that_of_the_interpolated_table() -> None:
+    x, places, table = images(2, 3, 32, 32), images(1, 65, WIDTH), images(2, 15, 15)
+    result = smaller(biased(32, places, relative(table, 8)), "length{resolution=0.75}")
+    small = resized(table[None], [1, 2, 11, 11], mode="cubic", cubic_coeff_a=-0.75)[0]
+    grid = resized(
+        places[:, 1:].reshape(1, 8, 8, WIDTH).transpose(0, 3, 1, 2),
+        [1, WIDTH, 6, 6],
+        mode="cubic",
+        cubic_coeff_a=-0.75,
     )
-    softmax = next(n for n in proto.graph.node if n.op_type == "Softmax")
-    softmax.input[0] = "biased"
+    fewer = np.concatenate([places[:, :1], grid.reshape(1, WIDTH, 36).transpose(0, 2, 1)], 1)
+    expected = run(biased(24, fewer, relative(small, 6)), shrunk(x, 24))
+    np.testing.assert_allclose(run(result.model.proto(), x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_another_bias_between_pairs_of_places_is_refused() -> None:
     with pytest.raises(PruneoptError, match=r"'bias'.*pairs of places"):
-        smaller(proto, "length{resolution=0.75}")
+        smaller(biased(32, images(1, 65, WIDTH), images(1, 2, 65, 65)), "length{resolution=0.75}")
 
 
 @pytest.mark.parametrize(
