@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pruneopt.backends.tvm.compiler import QUICK, Plan
+from pruneopt.backends.tvm.layer import digest
 from pruneopt.backends.tvm.library import compiler, link
 from pruneopt.backends.tvm.measure import shares
 from pruneopt.backends.tvm.target import Target
@@ -101,14 +102,13 @@ def _called(block: Any, plan: Plan, inputs: list[Any], threads: int) -> Any:
     made = [shape[0], outputs, *image.out] if image else [*shape[:-1], outputs]
     flat = [block.normalize(relax.op.reshape(each, [-1])) for each in inputs]
     lengths = [int(each.ty.shape.values[0]) for each in flat] + [int(np.prod(made))]
-    function = _on_all(plan, n, lengths, threads)
-    call = relax.call_tir(
-        block.add_func(function, plan.name), flat, relax.TensorType([lengths[-1]], "float32")
-    )
+    name = f"{plan.name}_{digest(n, lengths)}"  # layers of one shape differ in how many non-zeros they have
+    function = _on_all(plan, name, n, lengths, threads)
+    call = relax.call_tir(block.add_func(function, name), flat, relax.TensorType([lengths[-1]], "float32"))
     return block.normalize(relax.op.reshape(block.emit(call), made))
 
 
-def _on_all(plan: Plan, n: int, lengths: Sequence[int], threads: int) -> Any:
+def _on_all(plan: Plan, name: str, n: int, lengths: Sequence[int], threads: int) -> Any:
     """The kernel as a function of tensors of fixed lengths, cut into tasks with working memory of their own."""
     from tvm.script.ir_builder import IRBuilder
 
@@ -117,7 +117,7 @@ def _on_all(plan: Plan, n: int, lengths: Sequence[int], threads: int) -> Any:
     kinds = {"offsets": "int32" if plan.wide_offsets else "uint16", "starts": "int32"}
     tasks = shares(plan, n, threads)
     with IRBuilder() as made, T.prim_func():
-        T.func_name(plan.name)
+        T.func_name(name)
         T.func_attr({"tirx.noalias": True})
         handles = [T.arg(name, T.handle()) for name in names]
         x, values, offsets, starts, bias, y = (

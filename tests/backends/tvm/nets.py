@@ -48,3 +48,12 @@ def convolutional() -> Model:
         lo=np.float32(0),
         hi=np.float32(6),
     )
+
+
+def twice() -> Model:
+    """Two layers of one shape that share a kernel, but not how many non-zeros they have."""
+    return model(
+        "(float[n, 64] x) => (float[n, 64] y) { h = MatMul(x, v) y = MatMul(h, w) }",
+        v=sparse((64, 64), 1, 0.2),
+        w=sparse((64, 64), 1, 0.2),
+    )

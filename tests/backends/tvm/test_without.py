@@ -22,7 +22,7 @@ from pruneopt.backends.tvm.whole import opened
 from pruneopt.runtime import session
 from pruneopt.tune import tune
 from tests.backends.tvm.guarded import random_layer, random_schedule, random_weight, reference
-from tests.backends.tvm.nets import RNG, convolutional, perceptron
+from tests.backends.tvm.nets import RNG, convolutional, perceptron, twice
 
 
 def test_the_fallback_runs_without_the_library_and_gives_way_to_it(tmp_path: Path) -> None:
