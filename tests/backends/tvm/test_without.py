@@ -84,9 +84,8 @@ def test_the_fallback_of_random_kernels_is_what_they_compute(number: int) -> Non
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_whole_model_without_onnxruntime(tmp_path: Path, threads: int) -> None:
-    for number, (dense, shape) in enumerate(
-        ((perceptron(), (2, 20, 96)), (convolutional(), (2, 16, 14, 14)))
-    ):
+    nets = ((perceptron(), (2, 20, 96)), (convolutional(), (2, 16, 14, 14)), (twice(), (3, 64)))
+    for number, (dense, shape) in enumerate(nets):
         x = RNG.standard_normal(shape).astype(np.float32)
         out = tmp_path / f"{number}.so"
         tune(dense, out, trials=1, calib=[{"x": x}], threads=threads, cache=tmp_path / "records")
