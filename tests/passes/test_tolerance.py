@@ -63,7 +63,7 @@ def test_the_default_stays_within_the_tolerance_and_few_forwards() -> None:
     names = [t.name for t in model.inputs]
     shape = [int(n) if isinstance(n, int) else 6 for n in model.inputs[0].shape]
     calib = [{names[0]: rng.standard_normal(shape).astype(np.float32)} for _ in range(15)]
-    result = po.prune(model, tolerance=0.05, calib=calib, timed=False)
-    assert all(f["rel_l2"] <= 0.06 for f in result.report["fidelity"].values())
+    result = po.prune(model, tolerance=0.1, calib=calib, timed=False)
+    assert all(f["rel_l2"] <= 0.1 for f in result.report["fidelity"].values())
     assert result.report["output"]["macs"] < result.report["input"]["macs"]
     assert sum(p.get("forwards", 0.0) for p in result.report["passes"]) <= 25
