@@ -39,9 +39,10 @@ def quantise(op: Op) -> None:
     axis = op.attr("axis", 1)
     for slot in (1, 2):
         scale = op.input(slot) or []
-        if len(scale) == 1 and data and scale[0].size == data[axis].size:
-            op.equal(scale[0], data[axis])
-        elif len(scale) == len(data):
+        along = data[axis] if -len(data) <= axis < len(data) else None  # of one scale the axis means nothing
+        if len(scale) == 1 and along is not None and scale[0].size == along.size:
+            op.equal(scale[0], along)
+        elif len(scale) == len(data) and any(set(s.size) != {1} for s in scale):
             for x, y in zip(scale, data, strict=True):
                 op.equal(x, y) if x.size == y.size else op.freeze([x, y], "blocks share a scale")
 

@@ -53,5 +53,8 @@ ELEMENTWISE = [
     ),
     case("DequantizeLinear", q(6, 4, constant=True), positive(6), c([9, 2, 3, 4, 5, 6], np.uint8), axis=0),
     case("DequantizeLinear", q(8, 6, constant=True), positive(2, 6), axis=0, block_size=4, note="blocks"),
+    case(
+        "DequantizeLinear", q(6, constant=True), positive(1), c([3], np.uint8), note="a vector with one scale"
+    ),
     case("DynamicQuantizeLinear", x(4, 6), outputs=3),
 ]
