@@ -170,7 +170,7 @@ class _Sequence:
             goals = [sampler.targets(i, total) for total in totals]
             added = sampler.targets(i, found[1]) if skip else None
             wanted = (goals[0] if added is None else goals[0] - added) if goals else None
-            samples += [Sample(rows, added, seen, out) for seen in goals[1:]]
+            samples += [Sample(rows, added, seen, out).thinned(self.count) for seen in goals[1:]]
             (held if out else fit).add(rows, wanted)
         return (fit if fit.count else held), (held if held.count else fit)
 

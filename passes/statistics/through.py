@@ -18,6 +18,7 @@ from pruneopt.passes.statistics.moments import Moments
 
 Array = npt.NDArray[Any]
 ROUNDS = 3
+MOST = 1 << 28  # bytes of rows that are held
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,15 @@ class Sample:
     skip: Array | None
     wanted: Array
     held: bool
+
+    def thinned(self, batches: int) -> Sample:
+        """Every so manieth row, so that those of so many batches take `MOST` bytes at most."""
+        step = -(-self.rows.nbytes * batches // MOST)
+        if step <= 1:
+            return self
+        rows, wanted = (np.ascontiguousarray(x[:, ::step]) for x in (self.rows, self.wanted))
+        skip = None if self.skip is None else np.ascontiguousarray(self.skip[:, ::step])
+        return Sample(rows, skip, wanted, self.held)
 
     def missing(self, found: Refit, activation: Callable[[Array], Array]) -> Array:
         """What lacks behind the activation, shape [groups, count, outputs]."""

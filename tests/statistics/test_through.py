@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pruneopt.api import make_context
+from pruneopt.passes.statistics import through
 from pruneopt.passes.statistics.activations import Activation, activation_of
 from pruneopt.passes.statistics.leastsquares import Refit, refit
 from pruneopt.passes.statistics.moments import Moments
@@ -104,5 +105,16 @@ def test_a_refit_that_is_right_stays() -> None:
     samples = [Sample(rows, None, relu_of(found.outputs(rows)), held) for held in (False, True)]
     fit = Moments()
     fit.add(rows)
-    through = Through(samples, relu_of, fit, np.ones(2, bool))
-    assert through.improved(found, np.full((1, 3), 1e-3), np.ones(3, bool)) is found
+    fitted = Through(samples, relu_of, fit, np.ones(2, bool))
+    assert fitted.improved(found, np.full((1, 3), 1e-3), np.ones(3, bool)) is found
+
+
+def test_samples_are_thinned_to_what_memory_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.arange(24, dtype=np.float32).reshape(1, 12, 2)
+    sample = Sample(rows, None, rows[:, :, :1], False)
+    assert sample.thinned(4) is sample
+    monkeypatch.setattr(through, "MOST", 200)  # of 4 * 96 bytes
+    found = sample.thinned(4)
+    np.testing.assert_array_equal(found.rows, rows[:, ::2])
+    np.testing.assert_array_equal(found.wanted, rows[:, ::2, :1])
+    assert found.skip is None
