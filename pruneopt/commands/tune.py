@@ -54,8 +54,10 @@ def tune(
 ) -> None:
     """Make MODEL's sparse weights fast: kernels compiled and tuned for the target.
 
-    Writes OUT.onnx and OUT.kernels.so; `pruneopt.runtime.session` opens both. What was measured is kept in the
-    cache folder: an interrupted run goes on where it was, and equal layers are never tuned twice.
+    Writes OUT.onnx and OUT.kernels.so; `pruneopt.runtime.session` opens both. An output that ends in .so is the
+    whole model as one library for TVM's Relax machine instead, without ONNX Runtime, for inputs of one size. What was
+    measured is kept in the cache folder: an interrupted run goes on where it was, and equal layers are never tuned
+    twice.
     """
     limit_threads(threads)
     given = dict(map(_size, sizes))
