@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 
+import pruneopt as po
 from pruneopt import api
 from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
+from pruneopt.backends.ort import Session
 from pruneopt.passes.base import prove
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
@@ -37,3 +40,30 @@ def test_an_inferred_entry_of_a_computed_target_stays_inferred() -> None:
     (group,) = (g for g in find_groups(analysis) if g.size == 4)
     masks = {group.atom: best(np.arange(4.0), 2)}
     assert prove(shrink(analysis, masks), Masked(analysis, masks), context).max_rel_error < 1e-5
+
+
+RESIZED = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, 3, H, W] x) => (float[N, 2, A, B] y) {
+    wide = Conv <pads = [1, 1, 1, 1]> (x, w)
+    low = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (wide)
+    whole = Shape (wide)
+    head = Slice (whole, zero, two)
+    tail = Slice (whole, two, four)
+    sizes = Concat <axis = 0> (head, tail)
+    high = Resize <mode = "nearest"> (low, , , sizes)
+    sum = Add (wide, high)
+    y = Conv (sum, v) }"""
+
+
+def test_an_image_is_resized_to_a_size_that_is_dynamic() -> None:
+    """Its channels shrink, its sides are still what the other branch has."""
+    proto = onnx.parser.parse_model(RESIZED)
+    rng = np.random.default_rng(0)
+    arrays = {name: np.array([n]) for name, n in (("zero", 0), ("two", 2), ("four", 4))}
+    arrays |= {"w": rng.standard_normal((16, 3, 3, 3), np.float32)}
+    arrays |= {"v": rng.standard_normal((2, 16, 1, 1), np.float32)}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in arrays.items())
+    result = po.prune(models.loaded(proto), passes="width{ratio=0.5}", timed=False)
+    assert result.report["groups"][0]["kept"] == 8
+    sides = Session(result.model).run({"x": np.ones((1, 3, 36, 52), np.float32)})["y"].shape
+    assert sides == (1, 2, 36, 52)
