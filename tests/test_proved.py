@@ -40,7 +40,8 @@ def test_steps_of_a_pass_count_once() -> None:
 
 def test_zeros_are_counted_not_proved() -> None:
     model = models.loaded(models.transformer(layers=1))
-    made = po.prune(model, sparsity=0.5, pattern="16x1", calib=data(model), timed=False).report
+    cut = "sparsify{sparsity=0.5, pattern=16x1, allocation=uniform}"
+    made = po.prune(model, passes=cut, calib=data(model), timed=False).report
     assert proved(made).startswith("proved: equal to the original before weights were set to zero, to")
     (text,) = map(counted, sparse(made))
     assert text == "counted: 50.0% of 7 weights are zero, in the pattern (16x1, admm)"
