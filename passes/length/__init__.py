@@ -12,6 +12,6 @@
 Fewer rows and columns, frames or tokens of the inputs themselves are in `extent`.
 """
 
-from pruneopt.passes.length.length import METHODS, Length
+from pruneopt.passes.length.length import UNASKED, Length
 
-__all__ = ["METHODS", "Length"]
+__all__ = ["UNASKED", "Length"]

@@ -27,6 +27,8 @@ from pruneopt.passes.length.shadow import Shadow
 
 MERGING = ("tome", "topk", "static")
 METHODS = (*MERGING, *ROLES)
+# What plans may choose unasked: the end of a sequence may hold what no calibration data has there.
+UNASKED = tuple(method for method in METHODS if method != "sequence")
 AMOUNTS = ("keep", "left", "r", "macs")
 
 

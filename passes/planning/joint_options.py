@@ -24,7 +24,7 @@ from pruneopt.passes.depth.bypass import bypass
 from pruneopt.passes.depth.depth import trial_batches
 from pruneopt.passes.depth.select import Costs, Goal, greedy
 from pruneopt.passes.depth.study import Study
-from pruneopt.passes.length import METHODS, Length
+from pruneopt.passes.length import UNASKED, Length
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
 from pruneopt.passes.width import Width
@@ -171,7 +171,7 @@ def length_options(scale: Scale, trial: Trial) -> tuple[list[Option], dict[str, 
     goals = [1 - step * (1 - min(asked)) for step in STEPS]
     most: dict[str, tuple[Option, int]] = {}
     refused: dict[str, str] = {}
-    for method in METHODS:
+    for method in UNASKED:
         for i, goal in enumerate(goals):
             try:
                 most[method] = _shortened(method, goal, scale, trial), i
