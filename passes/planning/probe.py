@@ -6,6 +6,7 @@ this does at the outputs says what the errors on its curve are worth.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,9 @@ def rates(
     def point(group: Group, count: int) -> tuple[float, float]:
         probe = reduced(group, curves[group].order[:count], evidence)
         made = damage(dense, outputs(probe, context, effort.pieces), probabilities)
+        if group.coupled:  # all weights that read it are new, and a dead graph waits for the collector
+            del probe
+            gc.collect()
         return float(curves[group].error[count]), made
 
     found = {}
