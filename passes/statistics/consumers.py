@@ -134,7 +134,10 @@ def find_consumers(analysis: Analysis, columns: bool = False) -> list[Consumer]:
 def _is_consumer(node: gs.Node, use: ConstantUse) -> bool:
     if node.op not in ("Conv", "Gemm", "MatMul") or node.domain not in (None, "", "ai.onnx"):
         return False
-    if not isinstance(node.inputs[1 - use.slot], gs.Variable) or np.dtype(use.constant.dtype).kind not in "fV":
+    if (
+        not isinstance(node.inputs[1 - use.slot], gs.Variable)
+        or np.dtype(use.constant.dtype).kind not in "fV"
+    ):
         return False
     if node.op == "Conv":
         return use.slot == 1

@@ -33,7 +33,9 @@ SHARES = (
 @click.option("--bytes", type=SHARE, help="Share of the weights' bytes to keep.")
 @click.option("--latency", type=SHARE, help="Share of the measured latency to keep, with --threads.")
 @click.option("--memory", type=SHARE, help="Share of the peak of activation memory to keep.")
-@click.option("--axes", metavar="A", help="What budgets or tolerance are spent on, of depth+length+width [width].")
+@click.option(
+    "--axes", metavar="A", help="What budgets or tolerance are spent on, of depth+length+width [width]."
+)
 @click.option(
     "--tolerance", type=float, metavar="E", help="Output distance to allow when no budget is given [0.01]."
 )

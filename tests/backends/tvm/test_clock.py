@@ -17,7 +17,7 @@ from pruneopt.backends.tvm.clock import Clock
 from pruneopt.errors import UsageError
 from pruneopt.model import Model
 from pruneopt.passes.sparsify import Sparsify
-from tests.backends.tvm.test_kernels import RNG, model
+from tests.backends.tvm.nets import RNG, model
 
 
 def dense() -> Model:
