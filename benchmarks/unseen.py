@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.torchvision_ops import declare
+
 Maker = Callable[[Path], None]
 
 SMALL = {
@@ -188,6 +190,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    if find_spec("torch") is not None:
+        declare()
     for package, family in FAMILIES.items():
         if find_spec(package) is None:
             print(f"{package} is not installed: left out", flush=True)
