@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pruneopt as po
-from benchmarks.accuracy.task import Array, Feeds, Run, Task, distance
+from benchmarks.accuracy.task import Array, Feeds, Task, distance, runner
 from benchmarks.accuracy.tasks import load
-from pruneopt.backends.ort import Session
-from pruneopt.model import Model
 
 WAYS = {
     "width": "width{macs=R}, repair",
@@ -66,7 +64,7 @@ class _Bench:
         self.task = task
         self.calibration = task.calibration[::every]
         self.model = po.load(task.model)
-        self.run = _runner(self.model)
+        self.run = runner(self.model)
         self.dense = self._outputs(self.run)
 
     def row(self, way: str, share: float) -> str:
@@ -78,7 +76,7 @@ class _Bench:
         except po.PruneoptError as error:
             return f"{error} | | | | |"
         seconds = time.process_time() - begin
-        report, run = result.report, _runner(result.model)
+        report, run = result.report, runner(result.model)
         found = self._outputs(run)
         moved = ", ".join(
             f"{name} {distance(self.dense[name], found[name], self.task.kind):.2g}" for name in found
@@ -107,16 +105,6 @@ def _plan(report: dict[str, Any]) -> str:
                 + f", width {best['width']:.2f}"
             )
     return ""
-
-
-def _runner(model: Model) -> Run:
-    session = Session(model)
-
-    def run(feeds: Feeds) -> Array:
-        found: Array = session.run(feeds)[session.outputs[0]]
-        return found
-
-    return run
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pruneopt as po
-from benchmarks.accuracy.task import Array, Feeds, Run, Task, distance
+from benchmarks.accuracy.task import Task, distance, runner
 from benchmarks.accuracy.tasks import TASKS, load
-from pruneopt.backends.ort import Session
-from pruneopt.model import Model
 from pruneopt.passes.base import Pipeline
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.sparsify import Sparsify
@@ -115,7 +113,7 @@ class _Bench:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.model = po.load(task.model)
-        run = _runner(self.model)
+        run = runner(self.model)
         self.dense = {name: [run(batch) for batch in batches] for name, batches in task.held.items()}
         self.score = task.score(run)
 
@@ -129,7 +127,7 @@ class _Bench:
         passes = (Simplify(), Sparsify(share, pattern, *(() if default else (method, allocation))))
         made = Pipeline(passes).run(self.model, calib=task.calibration)
         seconds = time.process_time() - begin
-        run = _runner(made.model)
+        run = runner(made.model)
         found = {name: [run(batch) for batch in held] for name, held in task.held.items()}
         return Row(
             task.name,
@@ -170,16 +168,6 @@ def _cell(row: Row | None) -> str:
 
 def _figures(named: dict[str, float] | None) -> str:
     return "/".join(f"{value:.3g}" if value >= 10 else f"{value:.4f}" for value in (named or {}).values())
-
-
-def _runner(model: Model) -> Run:
-    session = Session(model)
-
-    def run(feeds: Feeds) -> Array:
-        found: Array = session.run(feeds)[session.outputs[0]]
-        return found
-
-    return run
 
 
 if __name__ == "__main__":

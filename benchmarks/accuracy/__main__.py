@@ -11,10 +11,8 @@ import pruneopt as po
 from benchmarks.accuracy import table
 from benchmarks.accuracy.methods import FREE, METHODS, PEERS, Failed, prune
 from benchmarks.accuracy.table import Row
-from benchmarks.accuracy.task import Array, Run, Task, distance, moved
+from benchmarks.accuracy.task import Task, distance, moved, runner
 from benchmarks.accuracy.tasks import TASKS, load
-from pruneopt.backends.ort import Session
-from pruneopt.model import Model
 
 BASELINES = ("uniform l2", *PEERS)
 
@@ -66,7 +64,7 @@ class _Bench:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.model = po.load(task.model)
-        run = _runner(self.model)
+        run = runner(self.model)
         self.dense = {name: [run(batch) for batch in held] for name, held in task.held.items()}
         self.score = task.score(run)
 
@@ -80,7 +78,7 @@ class _Bench:
             result = prune(task, self.model, method, share, peers, cache)
         except Failed as error:
             return replace(row, status=str(error))
-        run = _runner(result.model)
+        run = runner(result.model)
         found = {name: [run(batch) for batch in held] for name, held in task.held.items()}
         report = result.report
         return replace(
@@ -95,16 +93,6 @@ class _Bench:
             if "passes" in report
             else None,
         )
-
-
-def _runner(model: Model) -> Run:
-    session = Session(model)
-
-    def run(feeds: dict[str, Array]) -> Array:
-        found: Array = session.run(feeds)[session.outputs[0]]
-        return found
-
-    return run
 
 
 if __name__ == "__main__":

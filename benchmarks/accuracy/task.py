@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pruneopt.backends.ort import Session
+from pruneopt.model import Model
+
 Array = npt.NDArray[Any]
 Feeds = dict[str, Array]
 Run = Callable[[Feeds], Array]
@@ -87,3 +90,14 @@ def by_length(rows: list[list[int]], most: int = 16) -> list[list[list[int]]]:
     for row in rows:
         groups.setdefault(len(row), []).append(row)
     return [same[i : i + most] for _, same in sorted(groups.items()) for i in range(0, len(same), most)]
+
+
+def runner(model: Model) -> Run:
+    """The first output of a model, by its feeds."""
+    session = Session(model)
+
+    def run(feeds: Feeds) -> Array:
+        found: Array = session.run(feeds)[session.outputs[0]]
+        return found
+
+    return run

@@ -77,16 +77,20 @@ def confirmed(
             break
         target = max(_next(target * CAREFUL * share / measured, low, high), LEAST * share)
     if best is None:
-        least = min((r["measured"] for r in rounds), default=1.0)
-        raise PruneoptError(
-            f"the budget cannot be met: the latency cannot be brought below {least:.3f} of the input's as measured; on "
-            "a busy machine try again with --threads 1, else see 'pruneopt inspect' for what is frozen, or allow "
-            "groups under a norm with --passes 'width{latency=...,coupled=true}'",
-            least={"latency": least},
-        )
+        raise _out_of_reach(rounds)
     return best[1], rounds
 
 
 def _next(wanted: float, low: float, high: float) -> float:
     """What the last measurement calls for, if it lies between what was fast enough and what was not."""
     return wanted if low < wanted < high else (low + high) / 2
+
+
+def _out_of_reach(rounds: Sequence[Mapping[str, float]]) -> PruneoptError:
+    least = min((r["measured"] for r in rounds), default=1.0)
+    return PruneoptError(
+        f"the budget cannot be met: the latency cannot be brought below {least:.3f} of the input's as measured; on "
+        "a busy machine try again with --threads 1, else see 'pruneopt inspect' for what is frozen, or allow "
+        "groups under a norm with --passes 'width{latency=...,coupled=true}'",
+        least={"latency": least},
+    )

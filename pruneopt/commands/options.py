@@ -34,3 +34,5 @@ KEEP = click.option(
     "--keep", multiple=True, metavar="PATTERN", help="Tensors or nodes that must not change; repeatable."
 )
 MODEL = click.argument("model", metavar="MODEL")
+VERBOSE = click.option("-v", "--verbose", is_flag=True, help="Progress as lines, and more of the result.")
+QUIET = click.option("-q", "--quiet", is_flag=True, help="No table, no progress.")

@@ -10,7 +10,7 @@ import click
 
 from pruneopt import api
 from pruneopt.commands.console import Progress, console, limit_threads
-from pruneopt.commands.options import CALIB, JSON, KEEP, MODEL, SEED, SHARE, THREADS
+from pruneopt.commands.options import CALIB, JSON, KEEP, MODEL, QUIET, SEED, SHARE, THREADS, VERBOSE
 from pruneopt.commands.tune import print_kernels, tuned
 from pruneopt.errors import PruneoptError, UsageError
 
@@ -64,8 +64,8 @@ SHARES = (
     "--report", metavar="FILE.html|FILE.json", help="Also write the report there, to read or as data."
 )
 @JSON
-@click.option("-q", "--quiet", is_flag=True, help="No table, no progress.")
-@click.option("-v", "--verbose", is_flag=True, help="Progress as lines, and every group.")
+@QUIET
+@VERBOSE
 def prune(
     model: str,
     out: str,

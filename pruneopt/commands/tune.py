@@ -10,7 +10,7 @@ import click
 
 from pruneopt import api
 from pruneopt.commands.console import Progress, console, limit_threads
-from pruneopt.commands.options import JSON, MODEL, THREADS
+from pruneopt.commands.options import JSON, MODEL, QUIET, THREADS, VERBOSE
 from pruneopt.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 @click.option("--tracker", metavar="HOST:PORT", help="TVM's RPC tracker, for a board to measure on.")
 @click.option("--key", help="The key of the board at the tracker.")
 @JSON
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@click.option("-v", "--verbose", is_flag=True, help="Progress as lines.")
+@QUIET
+@VERBOSE
 def tune(
     model: str,
     out: str,
