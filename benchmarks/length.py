@@ -24,7 +24,9 @@ from pruneopt.errors import PruneoptError
 from pruneopt.frontends.dimensions import dynamic_dims
 from pruneopt.frontends.synthetic import synthetic
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome, prove
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
+from pruneopt.passes.proof import prove
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.spec import parse_passes
 

@@ -23,7 +23,9 @@ from benchmarks.accuracy.fashion import SEED, images
 from benchmarks.accuracy.task import Feeds, Task, distance
 from pruneopt.api import make_context
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome, Pipeline
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.spec import parse_passes
 
 CHOICES = ("l2", "taylor", "default")

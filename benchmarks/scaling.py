@@ -21,7 +21,7 @@ from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
 from pruneopt.api import make_context
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.proof import prove
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.width import Width

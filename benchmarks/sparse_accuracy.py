@@ -15,7 +15,7 @@ from pathlib import Path
 import pruneopt as po
 from benchmarks.accuracy.task import Task, distance, runner
 from benchmarks.accuracy.tasks import TASKS, load
-from pruneopt.passes.base import Pipeline
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.sparsify import Sparsify
 

@@ -1,6 +1,7 @@
 """The passes: what removes, changes and checks. `Pipeline([Width(macs=0.6), Repair()]).run(model, calib=batches)`."""
 
-from pruneopt.passes.base import Context, Outcome, Pipeline
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.depth import Depth
 from pruneopt.passes.embedding import Embedding
 from pruneopt.passes.joint import Joint
@@ -8,6 +9,7 @@ from pruneopt.passes.learn import Learn
 from pruneopt.passes.length import Length
 from pruneopt.passes.lowrank import LowRank
 from pruneopt.passes.merge import Merge
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.recover import Recover
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.proof import distance
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.statistics.stream import Stream

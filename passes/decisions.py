@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.model import Model
 
 if TYPE_CHECKING:
-    from pruneopt.passes.base import Claim
+    from pruneopt.passes.claims import Claim
 
 Values = Mapping[str, Any]
 

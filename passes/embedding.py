@@ -13,7 +13,9 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model, values
-from pruneopt.passes.base import Context, Outcome, Unchanged
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.claims import Unchanged
+from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.statistics.stream import Stream
 

@@ -16,7 +16,9 @@ from typing import Any
 
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome, Pass, Pipeline
+from pruneopt.passes.base import Outcome, Pass
+from pruneopt.passes.context import Context
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.planning.joint_options import Scale, Trial, depth_options, length_options, width_curve
 from pruneopt.passes.planning.joint_plans import SLACK, Choices, Plan, Tried, worth_of
 from pruneopt.passes.repair import Repair

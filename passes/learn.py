@@ -15,7 +15,8 @@ from pruneopt.analysis.masks import Mask
 from pruneopt.analysis.observe import derived_tensors
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome, prove
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.learning.labels import by_class
 from pruneopt.passes.learning.masks import find_method
 from pruneopt.passes.learning.masks.folding import fold, foldable, put
@@ -29,6 +30,7 @@ from pruneopt.passes.planning.kinds import KINDS, kinds_of
 from pruneopt.passes.planning.ranked import ranked
 from pruneopt.passes.planning.tally import Limit
 from pruneopt.passes.planning.uniform import within
+from pruneopt.passes.proof import prove
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink, shrunk_sizes
 from pruneopt.passes.statistics.stream import split_batches

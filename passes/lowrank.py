@@ -12,7 +12,9 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.infer import analyse
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome, Unchanged
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.claims import Unchanged
+from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import tidy
 from pruneopt.passes.sparsify import apply

@@ -9,7 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.model import Model, values
-from pruneopt.passes.base import Context, Outcome, Unchanged
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.claims import Unchanged
+from pruneopt.passes.context import Context
 from pruneopt.passes.exact.identities import drop_dead
 from pruneopt.passes.rewriting.names import Names
 

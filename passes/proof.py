@@ -21,7 +21,9 @@ from pruneopt.passes.decisions import Decisions
 
 if TYPE_CHECKING:
     from pruneopt.analysis.observe import Feeds
-    from pruneopt.passes.base import Claim, Context, Session
+    from pruneopt.passes.claims import Claim
+    from pruneopt.passes.context import Context
+    from pruneopt.passes.runtime import Session
 
 Array = npt.NDArray[Any]
 BLOCK = 1 << 18  # entries that are compared at once

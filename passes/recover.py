@@ -15,7 +15,8 @@ from pruneopt.analysis.observe import Feeds
 from pruneopt.cache import cache_folder
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model, constants, values
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.learning.adapters import Full, Learner, LowRank
 from pruneopt.passes.learning.net import Net, require_torch
 from pruneopt.passes.learning.teaching import Teacher, lesson

@@ -13,7 +13,8 @@ from pruneopt.analysis.masks import mask_of
 from pruneopt.errors import UsageError
 from pruneopt.model import Model
 from pruneopt.passes.aim import aim_of
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import compress
 from pruneopt.passes.rewriting.weights import set_bias, set_weight

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from pruneopt.errors import PruneoptError
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rewriting.masked import Masked
 

@@ -12,7 +12,9 @@ from pruneopt.analysis.axes import Axis, atoms
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.errors import UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome, Unchanged
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.claims import Unchanged
+from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.shrink import twins
 from pruneopt.passes.rotation.attention import HeadTurner
 from pruneopt.passes.rotation.linear import NotLinear

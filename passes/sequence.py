@@ -20,7 +20,7 @@ from pruneopt.analysis.axes import atoms
 from pruneopt.analysis.masks import mask_of, touched
 from pruneopt.analysis.observe import Feeds
 from pruneopt.passes.aim import Aim, Targets
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
 from pruneopt.passes.statistics.activations import Activation, activation_of

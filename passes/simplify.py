@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from pruneopt.analysis.infer import analyse
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome, Unchanged
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.claims import Unchanged
+from pruneopt.passes.context import Context
 from pruneopt.passes.exact.batchnorm import fold_batchnorms
 from pruneopt.passes.exact.branches import take_branches
 from pruneopt.passes.exact.channels import idle_entries

@@ -11,7 +11,9 @@ import numpy as np
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome, Unchanged
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.claims import Unchanged
+from pruneopt.passes.context import Context
 from pruneopt.passes.proof import prove
 from pruneopt.passes.rewriting.weights import set_bias, set_weight
 from pruneopt.passes.sparsity.allocation import measured, measured_harm

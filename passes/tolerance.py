@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.joint import Joint
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rewriting.masked import Masked

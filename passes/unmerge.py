@@ -21,7 +21,9 @@ from pruneopt.analysis.infer import Analysis, ConstantUse, analyse
 from pruneopt.analysis.masks import Mask, mask_of, touched
 from pruneopt.analysis.witness import axes_of
 from pruneopt.model import Model, values
-from pruneopt.passes.base import Context, Outcome, Unchanged
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.claims import Unchanged
+from pruneopt.passes.context import Context
 from pruneopt.passes.exact.identities import drop_dead, replace
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import compress, tidy, twins

@@ -13,7 +13,8 @@ import onnx_graphsurgeon as gs
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.widen import has_halves
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 
 Array = npt.NDArray[Any]
 Made = tuple[Mapping[str, Array], dict[str, Any]]

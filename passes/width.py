@@ -17,9 +17,11 @@ from pruneopt.analysis.masks import Mask
 from pruneopt.analysis.observe import derived_tensors
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome, Pipeline
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.criteria import WEIGHTS_ONLY, find_criterion
 from pruneopt.passes.learning.gradients import gradients
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.planning.confirm import confirmed
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.kinds import KINDS, kinds_of

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from pruneopt.analysis.explain import Inspection
     from pruneopt.model import Model
-    from pruneopt.passes.base import Context, Pass
+    from pruneopt.passes.base import Pass
+    from pruneopt.passes.context import Context
     from pruneopt.passes.sparsify import Sparsify
     from pruneopt.report import Report, Result
 
@@ -120,7 +121,7 @@ def prune(
         UsageError: an option makes no sense.
         PruneoptError: the model cannot be run, or the budget not be met.
     """
-    from pruneopt.passes.base import Pipeline
+    from pruneopt.passes.pipeline import Pipeline
     from pruneopt.passes.simplify import Simplify
     from pruneopt.passes.spec import parse_passes
     from pruneopt.passes.verify import Verify

@@ -8,7 +8,7 @@ from pruneopt.errors import PruneoptError
 
 if TYPE_CHECKING:
     from pruneopt.model import Model
-    from pruneopt.passes.base import Context
+    from pruneopt.passes.context import Context
     from pruneopt.report import Report
 
 # What passes say that is about the whole run.

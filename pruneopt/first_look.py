@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pruneopt.analysis.observe import Observer, Run
     from pruneopt.api import Batches
     from pruneopt.model import Model
-    from pruneopt.passes.base import Context
+    from pruneopt.passes.context import Context
 
 
 def make_context(
@@ -30,7 +30,7 @@ def make_context(
     from pruneopt.frontends.calibration import load_calibration
     from pruneopt.frontends.sizes import working_feeds
     from pruneopt.frontends.widen import widen_feeds
-    from pruneopt.passes.base import Context
+    from pruneopt.passes.context import Context
     from pruneopt.passes.proof import comparison_points
     from pruneopt.passes.statistics.stream import portions
 

@@ -13,8 +13,8 @@ from pruneopt.analysis.infer import analyse
 from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, constants
-from pruneopt.passes.base import Context, prove
-from pruneopt.passes.proof import hidden
+from pruneopt.passes.context import Context
+from pruneopt.passes.proof import hidden, prove
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
 

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from pruneopt.analysis.blocks import Block, Blocks
 from pruneopt.errors import PruneoptError, UsageError
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 
 
 def objection(block: Block, blocks: Blocks, context: Context, cache: bool) -> str:

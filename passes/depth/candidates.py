@@ -10,7 +10,7 @@ from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.blocks import Block, Blocks, Term
 from pruneopt.analysis.masks import size_of
 from pruneopt.analysis.observe import Feeds
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.depth.study import Study
 
 

@@ -11,7 +11,8 @@ from pruneopt.analysis.blocks import Block, Blocks, outermost
 from pruneopt.analysis.infer import analyse
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.depth.allowed import named, objection
 from pruneopt.passes.depth.bypass import Amends, bypass
 from pruneopt.passes.depth.choice import Wanted, choose

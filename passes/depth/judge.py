@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pruneopt.analysis.blocks import Block, Blocks
 from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.depth.bypass import Amends, bypass
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
 

@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.blocks import Block, Blocks, bypass_of
 from pruneopt.analysis.observe import Feeds
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.depth.bypass import Amends, bypass, target
 from pruneopt.passes.depth.judge import Judge, last_of_runs
 from pruneopt.passes.depth.study import feature_dimension, rows_of

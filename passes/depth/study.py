@@ -12,9 +12,10 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.blocks import Block, Blocks
 from pruneopt.analysis.observe import Feeds
-from pruneopt.passes.base import Context, Session
+from pruneopt.passes.context import Context
 from pruneopt.passes.depth.switches import switched
 from pruneopt.passes.rewriting.names import Names
+from pruneopt.passes.runtime import Session
 from pruneopt.passes.statistics.damage import Outputs, damage, distributions
 from pruneopt.passes.statistics.stream import valid_tokens
 

@@ -12,7 +12,7 @@ from pruneopt.analysis.cost import CostModel
 from pruneopt.analysis.observe import derived_tensors
 from pruneopt.analysis.tokens import Tokens
 from pruneopt.errors import PruneoptError, UsageError
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.length.counting import Stage
 from pruneopt.passes.length.filling import Plan
 from pruneopt.passes.length.gaps import Group, Marked

@@ -13,7 +13,7 @@ from pruneopt.errors import PruneoptError
 from pruneopt.frontends.sizes import probe_sizes
 from pruneopt.frontends.synthetic import synthetic
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.length.scores import heads_of
 
 LEAST_TOKENS = 8  # fewer are not worth a stage

@@ -11,7 +11,9 @@ from pruneopt.analysis.infer import analyse
 from pruneopt.analysis.tokens import Tokens
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome, Unchanged, prove
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.claims import Unchanged
+from pruneopt.passes.context import Context
 from pruneopt.passes.length.amount import Amount
 from pruneopt.passes.length.cache.budget import Budget, within
 from pruneopt.passes.length.extent import ROLES, fewer_places, within_budget
@@ -24,6 +26,7 @@ from pruneopt.passes.length.opened import opened
 from pruneopt.passes.length.rewriting import entry_of, rewrite
 from pruneopt.passes.length.schedule import stages_of
 from pruneopt.passes.length.shadow import Shadow
+from pruneopt.passes.proof import prove
 
 MERGING = ("tome", "topk", "static")
 METHODS = (*MERGING, *ROLES)

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.frontends.widen import has_halves
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.length.emit import END, Emit, order
 
 LEAST = float(np.finfo(np.float32).min)

@@ -20,7 +20,7 @@ from pruneopt.analysis.cuts import Site
 from pruneopt.analysis.observe import Feeds
 from pruneopt.analysis.tokens import Tokens, same
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.length import tome, topk
 from pruneopt.passes.length.emit import Emit, order
 from pruneopt.passes.length.filling import Filled

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pruneopt.analysis.tokens import Attention, Tokens, same
 from pruneopt.errors import PruneoptError
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.length.filling import Plan
 from pruneopt.passes.length.gaps import Group
 from pruneopt.passes.length.schedule import lengths

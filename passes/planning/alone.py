@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model
-from pruneopt.passes.base import Backend
+from pruneopt.passes.runtime import Backend
 
 MOST = 1 << 29  # bytes of tensors that are held for it
 

@@ -8,8 +8,8 @@ from typing import Protocol
 from pruneopt.analysis.axes import Axis
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
-from pruneopt.passes.base import Progress
 from pruneopt.passes.planning.tally import Limit
+from pruneopt.passes.runtime import Progress
 
 Kept = dict[Axis, int]
 ROUNDS = 6  # plans that are measured, at most

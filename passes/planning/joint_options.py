@@ -18,7 +18,8 @@ from pruneopt.analysis.infer import analyse
 from pruneopt.analysis.observe import Feeds
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Pass
+from pruneopt.passes.base import Pass
+from pruneopt.passes.context import Context
 from pruneopt.passes.depth import Depth
 from pruneopt.passes.depth.bypass import bypass
 from pruneopt.passes.depth.depth import trial_batches

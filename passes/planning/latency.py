@@ -19,13 +19,14 @@ from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import size_of
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Kernels
+from pruneopt.passes.context import Context
 from pruneopt.passes.planning.alone import cut_out
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.fit import Timed, remainder, settle_all
 from pruneopt.passes.planning.sites import Layout, Numbering
 from pruneopt.passes.planning.tally import Limit, Tally, Term, Volume
 from pruneopt.passes.rewriting.shrink import shrink
+from pruneopt.passes.runtime import Kernels
 
 Kept = Mapping[Axis, int]
 PLANS = 8  # smaller versions of the model that are timed

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pruneopt.analysis.groups import Group
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.criteria.magnitude import magnitude_l2
 from pruneopt.passes.planning.allocate import Choice, Kept, allocate, choice, trace
 from pruneopt.passes.planning.curves import Curve, curve_of

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pruneopt.analysis.groups import Group
 from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.planning.curves import Curve
 from pruneopt.passes.planning.kinds import kinds_of
 from pruneopt.passes.rewriting.masked import Masked

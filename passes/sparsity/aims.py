@@ -15,7 +15,7 @@ import numpy as np
 
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.proof import comparison_points
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.sequence import Junction, junction_of

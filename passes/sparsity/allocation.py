@@ -13,7 +13,7 @@ import numpy as np
 
 from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.sparsity.layers import shape
 from pruneopt.passes.sparsity.patterns import Array
 from pruneopt.passes.sparsity.sequence import Settings

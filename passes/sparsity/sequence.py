@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model, values
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
 from pruneopt.passes.sparsity.aims import Aims
 from pruneopt.passes.sparsity.features import Rows, aimed, in_pieces, joined, measure, pieces

@@ -14,7 +14,7 @@ import numpy as np
 
 from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model, values
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.weights import set_bias, set_weight
 from pruneopt.passes.sparsity.features import in_pieces, measure
 from pruneopt.passes.sparsity.gram import Gram

@@ -18,12 +18,13 @@ from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
 from pruneopt.analysis.infer import Analysis
 from pruneopt.model import Model, values
-from pruneopt.passes.base import Context, ZeroKernels
+from pruneopt.passes.context import Context
 from pruneopt.passes.planning.allocate import Choice, allocate
 from pruneopt.passes.planning.confirm import confirmed
 from pruneopt.passes.planning.sites import Layout, Numbering
 from pruneopt.passes.planning.tally import Limit, Term, Volume
 from pruneopt.passes.rewriting.weights import set_weight
+from pruneopt.passes.runtime import ZeroKernels
 from pruneopt.passes.sparsity.layers import shape
 from pruneopt.passes.sparsity.methods.magnitude import magnitude
 from pruneopt.passes.sparsity.patterns import Array, Pattern

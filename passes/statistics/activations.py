@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.rules.elementwise import BROADCAST, UNARY
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 
 Array = npt.NDArray[Any]
 OPS = {*UNARY, *BROADCAST}

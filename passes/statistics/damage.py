@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model, values
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 
 Array = npt.NDArray[Any]
 Outputs = list[dict[str, Array]]

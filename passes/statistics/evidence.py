@@ -16,7 +16,7 @@ from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
 from pruneopt.errors import UsageError
 from pruneopt.model import values
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.statistics.consumers import Consumer, Index, consumers_of, find_consumers
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.pairs import PairMoments, find_pairs

@@ -15,7 +15,7 @@ from pruneopt.analysis.observe import Feeds, Observation
 from pruneopt.frontends.dimensions import is_dynamic
 from pruneopt.frontends.widen import has_halves, widen, widen_feeds
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 
 Array = npt.NDArray[Any]
 MOST_MADE = 1 << 27  # bytes of outputs that one batch makes

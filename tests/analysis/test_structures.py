@@ -15,7 +15,7 @@ from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.masks import Mask
 from pruneopt.backends import ort
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.proof import distance
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink

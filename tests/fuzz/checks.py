@@ -16,8 +16,8 @@ from pruneopt.analysis.masks import Mask
 from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, constants, values
-from pruneopt.passes.base import Context, prove
-from pruneopt.passes.proof import FLOOR, comparison_points, distance
+from pruneopt.passes.context import Context
+from pruneopt.passes.proof import FLOOR, comparison_points, distance, prove
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
 from pruneopt.passes.simplify import Simplify

@@ -12,7 +12,7 @@ import pruneopt as po
 from pruneopt.analysis.infer import analyse
 from pruneopt.model import Model
 from pruneopt.passes.aim import aim_of
-from pruneopt.passes.base import Pipeline
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.spec import parse_passes
 from pruneopt.passes.statistics.damage import damage

@@ -16,8 +16,8 @@ from pruneopt.errors import UsageError
 from pruneopt.frontends.dimensions import Feeds
 from pruneopt.frontends.synthetic import synthetic
 from pruneopt.model import Model
-from pruneopt.passes.base import Pipeline
 from pruneopt.passes.criteria import WEIGHTS_ONLY, find_criterion
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.planning.allocate import allocate, choice
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.curves import curve_of

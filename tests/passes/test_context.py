@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pruneopt.api import make_context
-from pruneopt.passes import base
+from pruneopt.passes import context as module
 from tests import models
 
 
@@ -33,12 +33,12 @@ def test_a_number_that_is_used_again_finds_nothing() -> None:
     context = make_context(model)
     for _ in range(20):  # copies that take each other's places in memory
         copy = model.copy()
-        assert base._find(context._seen, copy) is None
+        assert module._find(context._seen, copy) is None
         context.same_tensors(copy, model)
 
 
 def test_large_outputs_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "MOST_KEPT", 8)
+    monkeypatch.setattr(module, "MOST_KEPT", 8)
     model = models.loaded(models.convnet())
     context = make_context(model)
     assert context.known(model, context.feeds[0], [t.name for t in model.outputs]) is None

@@ -13,7 +13,7 @@ from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, constants, values
 from pruneopt.passes import proof
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
 

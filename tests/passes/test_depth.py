@@ -19,7 +19,7 @@ from pruneopt.backends.ort import Session
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.frontends.dimensions import Feeds
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Pipeline
+from pruneopt.passes.context import Context
 from pruneopt.passes.depth import Depth
 from pruneopt.passes.depth.bypass import Amends, bypass
 from pruneopt.passes.depth.candidates import candidates
@@ -28,6 +28,7 @@ from pruneopt.passes.depth.laco import match, merged
 from pruneopt.passes.depth.order import exchanged, neighbours, reorder_layers
 from pruneopt.passes.depth.select import Costs
 from pruneopt.passes.depth.switches import Bypassed
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.proof import distance, prove
 from pruneopt.passes.spec import parse_passes, show_pass
 from pruneopt.passes.statistics.damage import outputs

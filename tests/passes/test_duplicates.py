@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from pruneopt import api
-from pruneopt.passes.base import Outcome, Pipeline
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.simplify import Simplify
 from tests import models
 

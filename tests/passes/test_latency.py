@@ -21,7 +21,7 @@ from pruneopt.backends.turns import Timing
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes import width as width_module
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.planning.fit import Timed, remainder, settle_all
 from pruneopt.passes.planning.latency import PLANS, Stopwatch
 from pruneopt.passes.planning.measured import survey

@@ -15,12 +15,14 @@ from pruneopt.cli import main
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.frontends.dimensions import Feeds
 from pruneopt.model import Model, constants, values
-from pruneopt.passes.base import Context, Outcome, Pipeline
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.learning import training
 from pruneopt.passes.learning.net import Net
 from pruneopt.passes.learning.outputs import Meaning, meanings
 from pruneopt.passes.learning.teaching import lesson
 from pruneopt.passes.learning.training import Course, schedule
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.recover import Recover
 from pruneopt.passes.spec import parse_passes
 from pruneopt.passes.verify import check_signature

@@ -10,7 +10,7 @@ from pruneopt import api
 from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
 from pruneopt.backends.ort import Session
-from pruneopt.passes.base import prove
+from pruneopt.passes.proof import prove
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
 from pruneopt.passes.simplify import Simplify

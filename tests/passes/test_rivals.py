@@ -10,7 +10,8 @@ import pruneopt as po
 from pruneopt.api import make_context
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.passes import repair as repair_module
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rivals import better
 from pruneopt.passes.sequence import refit_all

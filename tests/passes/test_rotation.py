@@ -14,7 +14,8 @@ from pruneopt.errors import UsageError
 from pruneopt.frontends.dimensions import Feeds
 from pruneopt.frontends.synthetic import synthetic
 from pruneopt.model import Model
-from pruneopt.passes.base import Outcome, Pipeline
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.rotate import Rotate
 from tests import models
 from tests.models import Builder

@@ -8,7 +8,8 @@ import pytest
 from onnx import numpy_helper
 
 from pruneopt import api
-from pruneopt.passes.base import Outcome, Pipeline
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.simplify import Simplify
 from tests import models
 

@@ -7,8 +7,8 @@ import pytest
 from pruneopt import api
 from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
-from pruneopt.passes.base import Pipeline
 from pruneopt.passes.merge import Merge
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.unmerge import Unmerge
 from pruneopt.passes.width import Width

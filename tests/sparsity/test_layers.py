@@ -15,7 +15,7 @@ from pruneopt.analysis.infer import analyse
 from pruneopt.api import make_context
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
-from pruneopt.passes.base import Pipeline
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.sparsify import Sparsify
 from pruneopt.passes.sparsity import features
 from pruneopt.passes.sparsity.features import measure

@@ -13,7 +13,8 @@ from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.cli import main
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model, values
-from pruneopt.passes.base import Outcome, Pipeline
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.sparsify import Sparsify
 from tests import models
 from tests.sparsity.test_sparsify import data, shared_outputs

@@ -10,12 +10,12 @@ import numpy as np
 from pruneopt.analysis.groups import Group
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
-from pruneopt.passes.base import Progress
 from pruneopt.passes.learning.losses import loss_of
 from pruneopt.passes.learning.masks.gates import Gated
 from pruneopt.passes.learning.masks.method import Method, Setting
 from pruneopt.passes.learning.net import Tensors
 from pruneopt.passes.learning.outputs import distance, meanings
+from pruneopt.passes.runtime import Progress
 
 TOLD = 50  # steps between two lines of progress
 

@@ -24,7 +24,8 @@ from pruneopt.analysis.observe import Feeds
 from pruneopt.analysis.tokens import Tokens
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.length.cache.found import Cache, find_caches, positions
 from pruneopt.passes.length.cache.turning import Place, Turning, Turnings
 from pruneopt.passes.length.emit import Emit, order

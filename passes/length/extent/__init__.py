@@ -21,7 +21,8 @@ from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.observe import Feeds
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.length.extent.claim import Elsewhere
 from pruneopt.passes.length.extent.ends import ROLES, End, find_ends
 from pruneopt.passes.length.extent.settle import Course, Fixed, Settled, settle

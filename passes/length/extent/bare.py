@@ -7,7 +7,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context
+from pruneopt.passes.context import Context
 from pruneopt.passes.exact.identities import drop_dead
 from pruneopt.passes.proof import TOLERANCE, distance
 

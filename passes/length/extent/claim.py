@@ -17,7 +17,8 @@ from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.observe import Feeds
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Unchanged
+from pruneopt.passes.claims import Unchanged
+from pruneopt.passes.context import Context
 from pruneopt.passes.length.extent.ends import End
 from pruneopt.passes.length.extent.settle import Settled
 from pruneopt.passes.length.extent.writing import fit, framed, written

@@ -23,7 +23,8 @@ from pruneopt.analysis.tokens import meets, same
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.dimensions import is_dynamic, key_of
 from pruneopt.model import Model
-from pruneopt.passes.base import Context, Outcome
+from pruneopt.passes.base import Outcome
+from pruneopt.passes.context import Context
 from pruneopt.passes.length.emit import INT64, Emit, order
 from pruneopt.passes.length.extent.ends import End, find_ends
 from pruneopt.passes.proof import prove

@@ -13,10 +13,10 @@ import pruneopt as po
 from pruneopt.api import make_context
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import prove
 from pruneopt.passes.length import Length
 from pruneopt.passes.length.counting import Stage
 from pruneopt.passes.length.schedule import lengths, removing, schedule, shares
+from pruneopt.passes.proof import prove
 from tests.models import convnet, loaded
 from tests.passes.length.net import Encoder
 

@@ -11,8 +11,8 @@ import pytest
 from pruneopt.api import make_context
 from pruneopt.errors import UsageError
 from pruneopt.model import Model
-from pruneopt.passes.base import prove
 from pruneopt.passes.length import Length
+from pruneopt.passes.proof import prove
 from tests.models import loaded
 from tests.passes.length.net import WIDTH, Encoder, Tokens, run
 from tests.passes.length.references import evit, skipping, tome
