@@ -56,25 +56,27 @@ def attention(
         q, k, v = heads_of(q, q_num_heads), heads_of(k, kv_num_heads), heads_of(v, kv_num_heads)
     if past_key is not None and past_value is not None:
         k, v = torch.cat([past_key, k], 2), torch.cat([past_value, v], 2)
-    present_key, present_value = k, v
     repeats = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
+    keys, values = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
     root = sqrt(scale or 1 / sqrt(q.shape[-1]))
-    scores = torch.matmul(q * root, (k * root).transpose(2, 3))
+    scores = torch.matmul(q * root, (keys * root).transpose(2, 3))
     capped = softcap * torch.tanh(scores / softcap) if softcap else scores
     past = 0 if past_key is None else past_key.shape[2]
-    bias = _bias(q, k, mask, lengths, past, bool(is_causal), (left_window_size, right_window_size))
+    bias = _bias(q, keys, mask, lengths, past, bool(is_causal), (left_window_size, right_window_size))
     biased = capped if bias is None else capped + bias
-    kind = biased.dtype if softmax_precision is None else dtype_of(softmax_precision)
-    if bias is None:
-        weights = torch.softmax(biased, -1, dtype=kind).to(q.dtype)
-    else:  # a query that sees nothing gets nothing, and its gradient is zero
-        blind = torch.isneginf(bias).all(-1, keepdim=True)
-        weights = torch.softmax(biased.masked_fill(blind, 0.0), -1, dtype=kind).to(q.dtype)
-        weights = weights.masked_fill(blind, 0.0)
-    y = torch.matmul(weights, v)
+    weights = _weights(biased, bias, softmax_precision).to(q.dtype)
+    y = torch.matmul(weights, values)
     shown = (scores, capped, biased, weights)[qk_matmul_output_mode]
-    return joined(y) if flat else y, present_key, present_value, shown
+    return joined(y) if flat else y, k, v, shown
+
+
+def _weights(biased: Tensor, bias: Tensor | None, precision: int | None) -> Tensor:
+    """The softmax of scores; a query that sees nothing gets nothing, and its gradient is zero."""
+    kind = biased.dtype if precision is None else dtype_of(precision)
+    if bias is None:
+        return torch.softmax(biased, -1, dtype=kind)
+    blind = torch.isneginf(bias).all(-1, keepdim=True)
+    return torch.softmax(biased.masked_fill(blind, 0.0), -1, dtype=kind).masked_fill(blind, 0.0)
 
 
 def _bias(
