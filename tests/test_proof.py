@@ -92,3 +92,38 @@ def test_two_sums_of_one_node_are_masked_each() -> None:
     whole = Model.from_proto(proto)
     result = po.prune(whole, passes="width{ratio=0.5}", timed=False)
     assert result.report["equivalence"]["atoms_checked"] == 2
+
+
+def cancelling(delta: float) -> tuple[Model, Masked, Context]:
+    """A product whose 1,024 kept terms cancel but for `delta`, so that their order tells in the outputs."""
+    rng = np.random.default_rng(0)
+    w, v, keep = rng.standard_normal((3, 2048)), rng.standard_normal((2048, 2)), np.arange(2048) % 2 == 0
+    kept = w[:, keep]
+    left = np.linalg.solve(kept @ kept.T, kept @ v[keep]) - delta / 2048 * rng.standard_normal((3, 2))
+    v[keep] -= kept.T @ left
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N, 3] x) => (float[N, 2] y) { h = MatMul (x, w) y = MatMul (h, v) }"""
+    )
+    for name, array in (("w", w), ("v", v)):
+        proto.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    whole = Model.from_proto(proto)
+    context = Context(OnnxRuntime(), [{"x": rng.standard_normal((n, 3)).astype(np.float32)} for n in (5, 7)])
+    analysis = analyse(whole, context.observation(whole))
+    masks = {next(g.atom for g in find_groups(analysis) if g.size == 2048): keep}
+    return shrink(analysis, masks), Masked(analysis, masks), context
+
+
+def test_rounding_that_a_net_magnifies_is_no_error() -> None:
+    small, claim, context = cancelling(0.1)
+    proof = prove(small, claim, context)
+    assert 1e-4 < proof.max_rel_error < proof.rounding
+    spoil(small)
+    with pytest.raises(PruneoptError, match="differs from the masked original"):
+        prove(small, claim, context)
+
+
+def test_what_rounding_could_make_anything_of_is_refused() -> None:
+    small, claim, context = cancelling(0.001)
+    with pytest.raises(PruneoptError, match="differs from the masked original"):
+        prove(small, claim, context)

@@ -15,11 +15,12 @@ from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.masks import Mask
 from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.errors import PruneoptError
-from pruneopt.model import Model, constants, values
+from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.proof import FLOOR, comparison_points, distance, prove
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
+from pruneopt.passes.rounding import trembling
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.verify import check_signature
 from tests.fuzz.graphs import Array, Case, Feeds
@@ -166,19 +167,8 @@ def wobble(
     context: Context, model: Model, feeds: Mapping[str, Array], names: Sequence[str], floor: float
 ) -> float:
     """How far tensors move when weights and inputs do by a last bit: what rounding may do to them."""
-    rng = np.random.default_rng(0)
-    nudged = model.copy()
-    for constant in constants(nudged.graph):
-        if values(constant).dtype == np.float32:
-            constant.values = _nudge(values(constant), rng)
-    moved = {n: _nudge(a, rng) if a.dtype == np.float32 else a for n, a in feeds.items()}
-    before = context.session(model, names, optimize=False).run(feeds)
-    after = context.session(nudged, names, optimize=False).run(moved)
+    before, after = trembling(model, feeds, names, context)
     return max(distance(before[name], after[name], floor) for name in names)
-
-
-def _nudge(array: Array, rng: np.random.Generator) -> Array:
-    return (array * (1 + rng.choice([-1, 1], array.shape) * 2.0**-23)).astype(np.float32)
 
 
 def _same_shapes(subject: Subject, small: Model, feeds: Feeds) -> None:
