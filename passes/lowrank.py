@@ -17,14 +17,12 @@ from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import tidy
-from pruneopt.passes.sparsify import apply
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.layers import find_layers, shape
 from pruneopt.passes.sparsity.methods import Method
 from pruneopt.passes.sparsity.patterns import Array, Pattern
-from pruneopt.passes.sparsity.sequence import Change, Settings, from_weights, in_order
+from pruneopt.passes.sparsity.sequence import Change, Settings, applied, changed
 from pruneopt.passes.statistics.consumers import Consumer
-from pruneopt.passes.statistics.stream import split_batches
 
 ALIGN = 8  # ranks stay multiples of this, as far as they are large enough
 
@@ -59,14 +57,8 @@ class LowRank:
         context.progress(f"factor {len(chosen)} weights")
         settings = Settings(Method(truncated, refits=True, data=False), Pattern(), self.samples)
         shares = dict.fromkeys(chosen, self.ratio)
-        batches = split_batches(context.calibration)
-        found = (
-            in_order(analysis, shares, settings, context, batches)
-            if batches
-            else from_weights(shares, settings)
-        )
-        changes = list(found)
-        whole = apply(model, changes)
+        changes = list(changed(analysis, shares, settings, context))
+        whole = applied(model, changes)
         made = factored(whole, changes, {c.name: rank(shape(c), self.ratio) for c in chosen})
         return Outcome(made, {"layers": _entries(changes, self.ratio)}, Unchanged(whole, context.feeds))
 

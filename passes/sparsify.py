@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,17 +15,15 @@ from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
 from pruneopt.passes.proof import prove
-from pruneopt.passes.rewriting.weights import set_bias, set_weight
 from pruneopt.passes.sparsity.allocation import measured, measured_harm
 from pruneopt.passes.sparsity.layers import find_layers, shape
 from pruneopt.passes.sparsity.methods import find_method
 from pruneopt.passes.sparsity.patterns import Pattern, parse_pattern
 from pruneopt.passes.sparsity.permutation import orders, reorder
-from pruneopt.passes.sparsity.sequence import Change, Settings, Shares, from_weights, in_order, look
+from pruneopt.passes.sparsity.sequence import Change, Settings, Shares, applied, changed, look
 from pruneopt.passes.sparsity.sites import blind_harm
 from pruneopt.passes.sparsity.speed import Watch, planned
 from pruneopt.passes.statistics.consumers import Consumer
-from pruneopt.passes.statistics.stream import split_batches
 
 PROBED = 0.7  # the share of zeros at which harm is measured where latency decides on the shares
 
@@ -105,9 +103,13 @@ class Sparsify:
             raise PruneoptError(f"no weight of this model can become sparse: {_reasons(layers.left)}")
         shares, timed = self._shares(analysis, layers.chosen, settings, context)
         context.progress(f"sparsify {len(shares)} weights ({name}, {settings.pattern})")
-        changes = list(_changes(analysis, shares, settings, context))
+        if not context.calibration:
+            context.progress(
+                "no calibration data: weights are chosen without seeing what they are applied to"
+            )
+        changes = list(changed(analysis, shares, settings, context))
         check(changes, shares, settings.pattern)
-        made = apply(model, changes)
+        made = applied(model, changes)
         context.same_tensors(made, model)
         how: dict[str, Any] = {"method": name, "pattern": str(settings.pattern)} | timed
         how["data"] = bool(context.calibration)
@@ -140,8 +142,7 @@ class Sparsify:
         share = self.sparsity or most or 0.0
         if not self._measures(share, settings, context):
             return dict.fromkeys(layers, most or share), {}
-        batches = split_batches(context.calibration)
-        found = measured(analysis.model, layers, share, settings, context, batches)
+        found = measured(analysis.model, layers, share, settings, context)
         return {layer: each for layer, each in found.items() if each > 0}, {}
 
     def _measures(self, share: float, settings: Settings, context: Context) -> bool:
@@ -161,9 +162,8 @@ class Sparsify:
         kernels = context.backend.zeros(self.target, context.threads)
         watch = Watch(analysis, layers, settings.pattern, kernels, context)
         if context.calibration:
-            batches = split_batches(context.calibration)
             share = settings.pattern.share or PROBED
-            harm = measured_harm(analysis.model, layers, share, settings, context, batches)
+            harm = measured_harm(analysis.model, layers, share, settings, context)
         else:
             harm = {c: blind_harm(c, settings.pattern) for c in layers}
         try:
@@ -178,15 +178,6 @@ class Sparsify:
                 **error.details,
             ) from None
         return shares, {"latency": rounds}
-
-
-def _changes(
-    analysis: Analysis, shares: Shares, settings: Settings, context: Context
-) -> Iterator[tuple[Consumer, Change]]:
-    if not context.calibration:
-        context.progress("no calibration data: weights are chosen without seeing what they are applied to")
-        return from_weights(shares, settings)
-    return in_order(analysis, shares, settings, context, split_batches(context.calibration))
 
 
 def check(changes: Iterable[tuple[Consumer, Change]], shares: Shares, pattern: Pattern) -> None:
@@ -204,18 +195,6 @@ def check(changes: Iterable[tuple[Consumer, Change]], shares: Shares, pattern: P
                     f"the zeros of '{consumer.use.constant.name}' are not as pattern {pattern} at "
                     f"{shares[consumer]:.0%} has them, so nothing was written; please report this method"
                 )
-
-
-def apply(model: Model, changes: Iterable[tuple[Consumer, Change]]) -> Model:
-    """A copy of `model` with new weights and biases."""
-    made = model.copy()
-    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
-    for consumer, change in changes:
-        node = nodes[consumer.name]
-        set_weight(made, node, change.weight, consumer.slot)
-        if change.bias is not None:
-            set_bias(made, node, change.bias)
-    return made
 
 
 def _entry(changes: Sequence[tuple[Consumer, Change]], left: Mapping[str, str]) -> dict[str, Any]:

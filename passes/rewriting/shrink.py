@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,7 +25,6 @@ from pruneopt.passes.rewriting.witnesses import WitnessWriter
 LARGE_MODEL = 1 << 30  # bytes of weights from which on sliced ones go to disk
 BIG = 1 << 20  # bytes; smaller weights are not worth a file
 PIECE = 1 << 22  # bytes of a weight that are cut at once on their way there
-Nodes = Mapping[int, gs.Node]
 Array = npt.NDArray[Any]
 
 

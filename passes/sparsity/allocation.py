@@ -11,7 +11,6 @@ from math import prod
 
 import numpy as np
 
-from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.sparsity.layers import shape
@@ -24,15 +23,10 @@ Harm = Mapping[Consumer, Array]
 
 
 def measured(
-    model: Model,
-    layers: Sequence[Consumer],
-    sparsity: float,
-    settings: Settings,
-    context: Context,
-    batches: Sequence[Feeds],
+    model: Model, layers: Sequence[Consumer], sparsity: float, settings: Settings, context: Context
 ) -> dict[Consumer, float]:
     """The share of zeros of each layer, by curves and probes; over all weights they come to `sparsity`."""
-    harm = measured_harm(model, layers, sparsity, settings, context, batches)
+    harm = measured_harm(model, layers, sparsity, settings, context)
     share = settings.pattern.share
     if share is not None:  # all that the pattern says, or nothing
         return allocate(
@@ -44,17 +38,12 @@ def measured(
 
 
 def measured_harm(
-    model: Model,
-    layers: Sequence[Consumer],
-    sparsity: float,
-    settings: Settings,
-    context: Context,
-    batches: Sequence[Feeds],
+    model: Model, layers: Sequence[Consumer], sparsity: float, settings: Settings, context: Context
 ) -> dict[Consumer, Array]:
     """What zeros do at the outputs, of each layer by itself, at the shares in LEVELS; probed at `sparsity`."""
-    sites = study(model, layers, sparsity, settings, context, batches)
+    sites = study(model, layers, sparsity, settings, context)
     harm: dict[Consumer, Array] = {}
-    for site, rate in zip(sites, rates(model, sites, context, batches), strict=True):
+    for site, rate in zip(sites, rates(model, sites, context), strict=True):
         here = sum(float(np.interp(sparsity, LEVELS, curve)) for curve in site.curves) or 1.0
         harm |= {layer: curve * rate / here for layer, curve in zip(site.layers, site.curves, strict=True)}
     return harm

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -53,14 +54,7 @@ def shape(consumer: Consumer) -> tuple[int, int, int]:
     """(groups, outputs, features) of a consumer's matrices."""
     sizes = consumer.use.constant.shape
     outputs = consumer.output_axis.size[0] // consumer.groups
-    return consumer.groups, outputs, int(_count(sizes)) // (consumer.groups * outputs)
-
-
-def _count(sizes: Sequence[int]) -> int:
-    total = 1
-    for size in sizes:
-        total *= size
-    return total
+    return consumer.groups, outputs, prod(sizes) // (consumer.groups * outputs)
 
 
 def _why_left(consumer: Consumer, only: str, keep: Sequence[str]) -> str | None:

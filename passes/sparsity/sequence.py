@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -10,7 +10,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import Analysis
-from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model, values
 from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
@@ -53,19 +52,25 @@ class Change:
     error: float | None
 
 
-def from_weights(shares: Shares, settings: Settings) -> Iterator[tuple[Consumer, Change]]:
-    """Each weight by itself, without data."""
-    for consumer, share in shares.items():
-        yield consumer, change(consumer, None, None, share, settings)
+def changed(
+    analysis: Analysis, shares: Shares, settings: Settings, context: Context
+) -> Iterator[tuple[Consumer, Change]]:
+    """Each weight made sparse: in graph order on calibration data, or without data by itself."""
+    if context.calibration:
+        yield from _in_order(analysis, shares, settings, context)
+    else:
+        for consumer, share in shares.items():
+            yield consumer, change(consumer, None, None, share, settings)
 
 
-def in_order(
-    analysis: Analysis, shares: Shares, settings: Settings, context: Context, batches: Sequence[Feeds]
+def _in_order(
+    analysis: Analysis, shares: Shares, settings: Settings, context: Context
 ) -> Iterator[tuple[Consumer, Change]]:
     """Each weight on what the model makes with the ones before it changed already.
 
     Where the method refits and a layer writes to a stream, it is refitted towards the original's, see `aims`.
     """
+    batches = split_batches(context.calibration)
     stream = Stream(analysis.model.copy(), context, batches)
     nodes = {t.name: node for node in stream.model.graph.nodes for t in node.outputs}
     aims = Aims(analysis, shares if settings.method.refits else (), context, batches)
@@ -87,6 +92,18 @@ def in_order(
                 set_bias(stream.model, node, made.bias)
             aims.done(consumer)
             yield consumer, made
+
+
+def applied(model: Model, changes: Iterable[tuple[Consumer, Change]]) -> Model:
+    """A copy of `model` with new weights and biases."""
+    made = model.copy()
+    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
+    for consumer, each in changes:
+        node = nodes[consumer.name]
+        set_weight(made, node, each.weight, consumer.slot)
+        if each.bias is not None:
+            set_bias(made, node, each.bias)
+    return made
 
 
 def look(model: Model, layers: Sequence[Consumer], context: Context) -> Iterator[tuple[Consumer, Array]]:

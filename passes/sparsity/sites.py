@@ -12,10 +12,8 @@ from itertools import groupby
 
 import numpy as np
 
-from pruneopt.analysis.observe import Feeds
 from pruneopt.model import Model, values
 from pruneopt.passes.context import Context
-from pruneopt.passes.rewriting.weights import set_bias, set_weight
 from pruneopt.passes.sparsity.features import in_pieces, measure
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.layers import shape
@@ -23,13 +21,14 @@ from pruneopt.passes.sparsity.patterns import Array, Pattern
 from pruneopt.passes.sparsity.sequence import (
     Change,
     Settings,
+    applied,
     change,
     constant_bias,
     same_rows,
 )
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
-from pruneopt.passes.statistics.stream import Stream
+from pruneopt.passes.statistics.stream import Stream, split_batches
 
 LEVELS = np.linspace(0, 1, 65)  # shares of zeros that a curve is known at
 PROBES = 32  # runs at most; layers between probed ones of the same shapes get what lies between
@@ -53,15 +52,11 @@ class Site:
 
 
 def study(
-    model: Model,
-    layers: Sequence[Consumer],
-    sparsity: float,
-    settings: Settings,
-    context: Context,
-    batches: Sequence[Feeds],
+    model: Model, layers: Sequence[Consumer], sparsity: float, settings: Settings, context: Context
 ) -> list[Site]:
     """Curves of all layers and probes of some, in one run of the model as it is over some of the batches."""
     context.progress("statistics")
+    batches = split_batches(context.calibration)
     stream = Stream(model.copy(), context, batches[:: -(-len(batches) // STUDIED)])
     nodes = {t.name: node for node in stream.model.graph.nodes for t in node.outputs}
     lots = [list(siblings) for _, siblings in groupby(layers, key=same_rows)]
@@ -102,16 +97,17 @@ def _summed(units: Sequence[Array]) -> Array:
     return np.asarray(np.interp(LEVELS, np.linspace(0, 1, len(total)), total))
 
 
-def rates(model: Model, sites: Sequence[Site], context: Context, batches: Sequence[Feeds]) -> list[float]:
+def rates(model: Model, sites: Sequence[Site], context: Context) -> list[float]:
     """Damage at the outputs that each site's probe does by itself."""
-    few = list(batches[:FEW])
+    few = split_batches(context.calibration)[:FEW]
     probabilities = distributions(model.graph)
     dense = outputs(model, context, few)
     found: dict[int, float] = {}
     for i, site in enumerate(sites):
         if site.probe:
             context.progress(f"probe {site.layers[0].use.constant.name}")
-            found[i] = damage(dense, outputs(_alone(model, site), context, few), probabilities)
+            alone = applied(model, zip(site.layers, site.probe, strict=True))
+            found[i] = damage(dense, outputs(alone, context, few), probabilities)
     return [_between(i, sites, found) for i in range(len(sites))]
 
 
@@ -136,14 +132,3 @@ def _between(i: int, sites: Sequence[Site], found: dict[int, float]) -> float:
     own = [k for k in found if _kind(sites[k].layers) == _kind(sites[i].layers)]
     logs = np.log([max(found[k], np.finfo(float).tiny) for k in own])
     return float(np.exp(np.interp(i, own, logs)))
-
-
-def _alone(model: Model, site: Site) -> Model:
-    """The model with the layers of one site as sparse as probed."""
-    made = model.copy()
-    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
-    for consumer, each in zip(site.layers, site.probe, strict=True):
-        set_weight(made, nodes[consumer.name], each.weight, consumer.slot)
-        if each.bias is not None:
-            set_bias(made, nodes[consumer.name], each.bias)
-    return made
