@@ -26,7 +26,7 @@ import numpy as np
 from onnx import helper, numpy_helper
 
 from pruneopt.model import Model
-from pruneopt.race import session_options
+from pruneopt.runtime import session_options
 from pruneopt.tune import tune
 
 # name -> (inputs, outputs, rows), or (channels, outputs, side, kernel)

@@ -25,7 +25,7 @@ import onnx_graphsurgeon as gs
 from benchmarks.kernels import timed
 from pruneopt.frontends.dimensions import Feeds
 from pruneopt.model import Model, values
-from pruneopt.race import session_options
+from pruneopt.runtime import session_options
 from pruneopt.tune import tune, typical
 
 PROFILED = 10  # runs

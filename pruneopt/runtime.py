@@ -21,6 +21,17 @@ def library_of(model: str | Path) -> Path:
     return Path(model).with_suffix(".kernels.so")
 
 
+def session_options(threads: int) -> Any:
+    """`onnxruntime.SessionOptions` with so many threads that do not spin while others are measured."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.log_severity_level = 3
+    return options
+
+
 def session(model: str | Path, options: Any = None, library: str | Path | None = None, **other: Any) -> Any:
     """An `onnxruntime.InferenceSession` of a model with sparse kernels.
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.frontends.dimensions import Feeds, dynamic_dims
 from pruneopt.frontends.synthetic import synthetic
 from pruneopt.model import Model
-from pruneopt.race import Race, session_options
+from pruneopt.runtime import library_of, session_options
 
 if TYPE_CHECKING:
     from pruneopt.backends.tvm.records import Records
@@ -96,8 +96,6 @@ class Job:
 
     @property
     def library(self) -> Path:
-        from pruneopt.runtime import library_of
-
         return library_of(self.out) if self.out.suffix == ".onnx" else self.out
 
     @cached_property
@@ -129,10 +127,11 @@ class Job:
     def gated(self, found: list[Group], records: Records) -> list[Group]:
         """The kernels that make the whole model faster. Removes the library, and raises, where none does."""
         from pruneopt.backends.tvm import tuning
+        from pruneopt.backends.tvm.clock import ratio
 
-        race = Race(self.library, self.feeds, self.threads, self.tell)
+        race = partial(ratio, library=self.library, feeds=self.feeds, threads=self.threads)
         where = [self.threads, self.runs]
-        kept = tuning.gated(self.model, found, self.target, records, where, race.ratio, self.tell)
+        kept = tuning.gated(self.model, found, self.target, records, where, race, self.tell)
         if kept:
             return kept
         self.library.unlink()

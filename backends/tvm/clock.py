@@ -21,6 +21,13 @@ from pruneopt.model import Model
 Feeds = Mapping[str, np.ndarray[Any, Any]]
 TRIALS = 8  # schedules for each shape that is not known yet, as many as `tune` tries
 SECONDS = 3.0  # that two models are timed in turns
+ROUNDS = 7  # of these, at least
+
+
+def ratio(a: Model, b: Model, library: Path, feeds: Feeds, threads: int) -> float:
+    """Latency of `a` over that of `b`, in turns; both may have kernels of the library."""
+    sessions = [Session(model, threads=threads, library=library) for model in (b, a)]
+    return interleaved(sessions, [feeds, feeds], SECONDS, ROUNDS)[1].ratio_to_first
 
 
 class Clock:
@@ -57,10 +64,7 @@ class Clock:
             records = Records(self.cache)
             tuning.write_library(chosen, self.target, self.threads, library, records.objects)
             records.close()
-            fast = Session(rewrite(sparse, chosen), threads=self.threads, library=library)
-            pair = [Session(dense, threads=self.threads), fast]
-            _, timing = interleaved(pair, [feeds, feeds], SECONDS, min_rounds=7)
-        return timing.ratio_to_first
+            return ratio(rewrite(sparse, chosen), dense, library, feeds, self.threads)
 
     def _tuned(self, model: Model, feeds: Feeds, tell: Callable[[str], None]) -> list[tuning.Group]:
         shapes, _ = Observer(model).run(feeds)
