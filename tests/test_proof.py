@@ -17,6 +17,7 @@ from pruneopt.passes.context import Context
 from pruneopt.passes.proof import hidden, prove
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
+from tests.halved import drawn, halved
 
 PLAIN = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 3] x) => (float[N, 2] y) {
@@ -40,16 +41,6 @@ def model(text: str, **zero: tuple[int, ...]) -> Model:
     return Model.from_proto(proto)
 
 
-def pruned(whole: Model) -> tuple[Model, Masked, Context]:
-    """Half of the eight hidden neurons removed."""
-    rng = np.random.default_rng(1)
-    context = Context(OnnxRuntime(), [{"x": rng.standard_normal((n, 3)).astype(np.float32)} for n in (5, 7)])
-    analysis = analyse(whole, context.observation(whole))
-    atom = next(g.atom for g in find_groups(analysis) if g.size == 8)
-    masks = {atom: np.arange(8) % 2 == 0}
-    return shrink(analysis, masks), Masked(analysis, masks), context
-
-
 def spoil(small: Model) -> None:
     """Another half than was asked for."""
     weight = next(c for c in constants(small.graph) if c.name == "w")
@@ -65,7 +56,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_zeros_hide_is_compared_inside(name: str) -> None:
-    small, claim, context = pruned(CASES[name])
+    small, claim, context = halved(CASES[name], drawn(5, 7))
     proof = prove(small, claim, context, 1e-5)
     assert proof.inside_checked > 0
     spoil(small)
@@ -74,7 +65,7 @@ def test_what_zeros_hide_is_compared_inside(name: str) -> None:
 
 
 def test_where_nothing_is_hidden_outputs_are_enough() -> None:
-    small, claim, context = pruned(model(PLAIN))
+    small, claim, context = halved(model(PLAIN), drawn(5, 7))
     assert hidden(small.graph) == []
     assert prove(small, claim, context, 1e-5).inside_checked == 0
 

@@ -7,15 +7,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from pruneopt.analysis.groups import find_groups
-from pruneopt.analysis.infer import analyse
-from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, constants, values
 from pruneopt.passes import proof
 from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.masked import Masked
-from pruneopt.passes.rewriting.shrink import shrink
+from tests.halved import drawn, halved
 
 ROWS = 64
 HEAD = '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3] x, float[N, 2] u) => (float[N, 2] y) '
@@ -51,11 +48,7 @@ def pruned(whole: Model) -> tuple[Model, Masked, Context]:
     rng = np.random.default_rng(3)
     rows = (rng.standard_normal((1, 3)) + 1e-6 * rng.standard_normal((ROWS, 3))).astype(np.float32)
     feeds = [{"x": rows[:n], "u": rng.standard_normal((n, 2)).astype(np.float32)} for n in (ROWS, ROWS - 1)]
-    context = Context(OnnxRuntime(), feeds)
-    analysis = analyse(whole, context.observation(whole))
-    atom = next(g.atom for g in find_groups(analysis) if g.size == 8)
-    masks = {atom: np.arange(8) % 2 == 0}
-    return shrink(analysis, masks), Masked(analysis, masks), context
+    return halved(whole, feeds)
 
 
 @pytest.mark.parametrize("text", [SORTED, PARITY])
@@ -95,14 +88,5 @@ def test_positions_along_a_pruned_axis_are_counted_anew() -> None:
     table = np.random.default_rng(5).standard_normal((8, 3)).astype(np.float32)
     arrays = {"w": CONSTANTS["w"], "table": table}
     proto.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in arrays.items())
-    _, claim, _ = pruned_rows(Model.from_proto(proto))
+    _, claim, _ = halved(Model.from_proto(proto), drawn(5, 6))
     assert (claim.kept("best", np.array([0, 4, 6]), 0) == [0, 2, 3]).all()  # type: ignore[union-attr]
-
-
-def pruned_rows(whole: Model) -> tuple[Model, Masked, Context]:
-    rng = np.random.default_rng(4)
-    context = Context(OnnxRuntime(), [{"x": rng.standard_normal((n, 3)).astype(np.float32)} for n in (5, 6)])
-    analysis = analyse(whole, context.observation(whole))
-    atom = next(g.atom for g in find_groups(analysis) if g.size == 8)
-    masks = {atom: np.arange(8) % 2 == 0}
-    return shrink(analysis, masks), Masked(analysis, masks), context
