@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
+from pruneopt.frontends.runtime import for_runtime
 from pruneopt.model import Model, constants, values
 
 HALVES = {np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)}
@@ -49,6 +50,21 @@ def widen_feeds(feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[
     return {
         name: array.astype(np.float32) if array.dtype in HALVES else array for name, array in feeds.items()
     }
+
+
+def narrow(model: Model, known: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Values of the widened model's tensors in the types that `model` has, by name; without those of unknown type."""
+    if not has_halves(model):
+        return dict(known)
+    graph = onnx.shape_inference.infer_shapes(for_runtime(model).proto).graph
+    kinds = {t.name: t.type.tensor_type.elem_type for t in (*graph.value_info, *graph.output)}
+    found = {}
+    for name, value in known.items():
+        if value.dtype.kind != "f":
+            found[name] = value
+        elif kinds.get(name):
+            found[name] = value.astype(onnx.helper.tensor_dtype_to_np_dtype(kinds[name]))
+    return found
 
 
 def _is_half(dtype: object) -> bool:

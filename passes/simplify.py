@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pruneopt.analysis.infer import analyse
+from pruneopt.frontends.widen import narrow
 from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
@@ -43,7 +44,7 @@ class Simplify:
         take_branches(small.graph, seen)
         drop_identities(small.graph)
         free_invariants(small.graph)
-        fold(small.graph, seen)
+        fold(small.graph, narrow(model, seen.static))
         settle_reshapes(small.graph, seen)
         reshape_lookups(small.graph, seen)
         merge_duplicates(small.graph)

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Size
 from pruneopt.analysis.observe import Observation
 
+Array = npt.NDArray[Any]
 SMALL = 4096  # bytes: a value that small is folded in any case
 
 
-def fold(graph: gs.Graph, seen: Observation) -> None:
-    """Values known before the run become constants; chains of them go as dead code.
+def fold(graph: gs.Graph, static: Mapping[str, Array]) -> None:
+    """Values known before the run, by name, become constants; chains of them go as dead code.
 
     A value is folded at its consumers that are not known themselves, so that no chain is stored twice.
     """
     ends = {t.name for t in graph.outputs}
     for node in list(graph.nodes):
         for out in list(node.outputs):
-            value = seen.static.get(out.name)
+            value = static.get(out.name)
             if value is None or out.name in ends or not _pays(node, value):
                 continue
-            outside = [c for c in out.outputs if not _known(c, seen)]
+            outside = [c for c in out.outputs if not _known(c, static)]
             if outside:
                 constant = gs.Constant(f"{out.name}", value)
                 out.name = f"{out.name}//folded"
@@ -35,12 +37,12 @@ def fold(graph: gs.Graph, seen: Observation) -> None:
                             consumer.inputs[slot] = constant
 
 
-def _known(node: gs.Node, seen: Observation) -> bool:
+def _known(node: gs.Node, static: Mapping[str, Array]) -> bool:
     names = [o.name.removesuffix("//folded") for o in node.outputs if o.name]
-    return bool(names) and all(n in seen.static for n in names)
+    return bool(names) and all(n in static for n in names)
 
 
-def _pays(node: gs.Node, value: np.ndarray[Any, Any]) -> bool:
+def _pays(node: gs.Node, value: Array) -> bool:
     """Small values always; a large one only where it takes the place of constants that nothing else uses."""
     return value.nbytes <= SMALL or value.nbytes <= _freed(node)
 

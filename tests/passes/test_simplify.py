@@ -8,6 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from pruneopt import api
+from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.simplify import Simplify
@@ -104,3 +105,22 @@ def test_looking_all_rows_up_in_order_is_a_reshape() -> None:
 
 def test_positions_that_agree_by_chance_stay() -> None:
     assert "Gather" in {n.op for n in simplified(lookup(clipped=True)).model.graph.nodes}
+
+
+def test_known_values_of_half_precision_stay_halves() -> None:
+    """Positions of a fixed length are looked up in a float16 table; with a float32 constant it would not load."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float16[N, 4, 3] x) => (float16[N, 4, 3] y) {
+            shape = Shape <start = 1, end = 2> (x) axis = Constant <value = int64[1] {0}> ()
+            length = Squeeze (shape, axis)
+            zero = Constant <value = int64 {0}> () one = Constant <value = int64 {1}> ()
+            places = Range (zero, length, one) positions = Gather (table, places) y = Add (x, positions) }"""
+    )
+    table = np.arange(12, dtype=np.float16).reshape(4, 3)
+    proto.graph.initializer.append(numpy_helper.from_array(table, "table"))
+    outcome = simplified(proto)
+    assert [n.op for n in outcome.model.graph.nodes] == ["Add"]
+    x = np.ones((2, 4, 3), np.float16)
+    found = OnnxRuntime().session(outcome.model).run({"x": x})["y"]
+    np.testing.assert_array_equal(found, x + table)
