@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from pruneopt.model import Model
 from pruneopt.passes.context import Context
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 MOST_MADE = 1 << 27  # bytes of outputs that one batch makes
 LEAST = 10  # batches, as far as there are rows
 
@@ -156,8 +157,9 @@ def _rows(feeds: Feeds) -> int | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def hold_out(batches: Sequence[Feeds], every: int = 5) -> tuple[list[Feeds], list[Feeds]]:
-    """(to fit on, to validate on): every fifth batch is held out; a single batch serves for both."""
+def hold_out(batches: Sequence[T], every: int = 5) -> tuple[list[T], list[T]]:
+    """(to fit on, to validate on): every fifth batch, or of fewer the last; a single one serves for both."""
+    every = min(every, len(batches)) if len(batches) > 1 else every
     held = [b for i, b in enumerate(batches) if i % every == every - 1]
     rest = [b for i, b in enumerate(batches) if i % every != every - 1]
     return (rest, held) if held else (list(batches), list(batches))

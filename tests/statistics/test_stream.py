@@ -36,3 +36,11 @@ def test_outputs_of_a_batch_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     assert _rows(["batch", 8], 900) == [90] * 10
     monkeypatch.setattr(stream, "MOST_MADE", 4 * 20 * 7)
     assert max(_rows(["batch", 8], 900)) == 7
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+def test_what_is_held_out_is_never_learned_from(count: int) -> None:
+    batches = [{"x": np.array([i])} for i in range(count)]
+    fit, held = stream.hold_out(batches)
+    assert held
+    assert sorted(int(b["x"][0]) for b in (*fit, *held)) == list(range(count))
