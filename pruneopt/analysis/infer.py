@@ -10,11 +10,12 @@ from typing import Any
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Axis, Clash, Kind, Reason, find, freeze, is_frozen, unify
+from pruneopt.analysis.axes import Axis, Kind, Reason, find, freeze, is_frozen
 from pruneopt.analysis.bodies import graphs_of, inner_tensors, nodes_of
 from pruneopt.analysis.observe import Observation, derived_tensors
 from pruneopt.analysis.op import Axes, Op, Use
 from pruneopt.analysis.rules import find_rule
+from pruneopt.analysis.unify import Clash, unify
 from pruneopt.analysis.witness import Witness
 from pruneopt.model import Model, values
 

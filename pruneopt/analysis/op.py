@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Axis, Clash, Reason, Size, concat, couple, freeze, product, show, unify
+from pruneopt.analysis.axes import Axis, Reason, Size, concat, couple, freeze, product, show
 from pruneopt.analysis.relation import Relation
+from pruneopt.analysis.unify import Clash, unify
 from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Scaled, Sizes, Style, Witness
 
 Axes = list[Axis]
