@@ -24,13 +24,15 @@ from pruneopt.passes.learning.training import Budget, Course
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 from pruneopt.passes.verify import fidelity
 
+JUDGED = 64  # batches at most that are held out, however many there are
+
 
 @dataclass(frozen=True)
 class Recover:
     """Train the pruned model towards the original's outputs and hidden states (Hinton et al. 2015, Jiao et al. 2020).
 
-    The state that is best on every fifth batch, which is not learned from, is kept, the first one included: on those
-    the result is never worse. Where the runtime finds the outputs farther off than before, the input stays.
+    Every fifth batch, at most 64, is not learned from. The state that is best on these is kept, the first one included:
+    on them the result is never worse. Where the runtime finds the outputs farther off than before, the input stays.
 
     Attributes:
         minutes: time to train, at most; 10 where no epochs are given.
@@ -75,7 +77,7 @@ class Recover:
         batches = split_batches(context.calibration, self.batch)
         with _threads(torch, context.threads):
             trained, course, hidden = self._train(original, model, batches, context)
-        held = hold_out(batches)[1]
+        held = [batches[i] for i in parts(len(batches))[1]]
         before, after = (fidelity(context, original, each, held) for each in (model, trained))
         kept = course.losses.index(min(course.losses)) > 0 and not _farther(after, before)
         entry = {
@@ -98,7 +100,7 @@ class Recover:
         teacher, learner = Teacher(dense), self._learner(net, context.seed)
         key = self._key(model, batches, context.seed)
         place = Path(self.checkpoint) if self.checkpoint else _usual_place(key)
-        fit, held = hold_out([{"at": np.array(i)} for i in range(len(batches))])
+        fit, held = parts(len(batches))
 
         def loss(number: int) -> Any:
             feeds = batches[number]
@@ -107,8 +109,8 @@ class Recover:
         course = Course(
             learner,
             loss,
-            [int(each["at"]) for each in fit],
-            [int(each["at"]) for each in held],
+            fit,
+            held,
             self.lr,
             Budget(self.epochs, self.minutes if self.minutes or self.epochs else 10.0),
             context.seed,
@@ -144,6 +146,11 @@ class Recover:
             for name, array in sorted(feeds.items()):
                 known.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return known.hexdigest()
+
+
+def parts(count: int) -> tuple[list[int], list[int]]:
+    """Numbers of the batches (to learn from, to judge on)."""
+    return hold_out(range(count), max(5, -(-count // JUDGED)))
 
 
 def _usual_place(key: str) -> Path | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.accuracy import encyclopedia
 from benchmarks.accuracy.task import Feeds, Run, Task, by_length
 
 Array = npt.NDArray[Any]
+T = TypeVar("T")
 SEED = 7
 
 
@@ -36,7 +38,7 @@ def task(cache: Path) -> Task:
     return Task(
         "minilm",
         path,
-        _interleaved(batches(pick[:300]), batches(fresh)),
+        _shuffled(batches(pick[:300]) + batches(fresh)),
         {"sentences": batches(pick[300:600]), "words": batches(words)},
         lambda run: {"wordsim": _wordsim(run, pairs, words), "lee": _lee(run)},
         network=_network,
@@ -44,7 +46,7 @@ def task(cache: Path) -> Task:
 
 
 def unlabelled(count: int) -> list[Feeds]:
-    """At most so many texts to learn from: sentences of Lee's background corpus that are not held, and words."""
+    """At most so many texts to learn from: sentences of Lee's background corpus that are not held, words, Wikipedia."""
     from gensim.test.utils import datapath
 
     sentences = _sentences(Path(datapath("lee_background.cor")).read_text("latin-1"))
@@ -53,10 +55,9 @@ def unlabelled(count: int) -> list[Feeds]:
     used = {w for a, b, _ in _pairs(Path(datapath("wordsim353.tsv")).read_text()) for w in (a, b)}
     other = _pairs(Path(datapath("simlex999.txt")).read_text())
     words = sorted({w for a, b, _ in other for w in (a, b)} - used)
-    texts = [*fresh[:300], *fresh[600:], *words]
-    pick = [texts[i] for i in np.random.default_rng(SEED).permutation(len(texts))[:count]]
-    groups = batches(pick)
-    return [groups[i] for i in np.random.default_rng(SEED).permutation(len(groups))]
+    near = [*fresh[:300], *fresh[600:], *words]
+    texts = [*_shuffled(near), *_shuffled(encyclopedia.sentences() if count > len(near) else [])]
+    return _shuffled(batches(texts[:count]))
 
 
 def _network() -> tuple[Any, list[Any]]:
@@ -145,7 +146,6 @@ def _pairs(text: str) -> list[tuple[str, str, float]]:
     return [(r[0], r[1], float(r[2])) for r in rows if len(r) > 2 and re.fullmatch(r"[\d.]+", r[2])]
 
 
-def _interleaved(a: list[Feeds], b: list[Feeds]) -> list[Feeds]:
-    """Both lists mixed in a fixed random order, so that any share of them has all lengths."""
-    both = a + b
-    return [both[i] for i in np.random.default_rng(SEED).permutation(len(both))]
+def _shuffled(given: list[T]) -> list[T]:
+    """The same in a fixed random order, so that any share of them has all lengths."""
+    return [given[i] for i in np.random.default_rng(SEED).permutation(len(given))]

@@ -3,8 +3,9 @@
 At the dense model the distance to its own outputs is zero and so is its gradient. Its second-order term is not: half
 of w' J' H J w, with J the outputs' Jacobian and H the distance's Hessian. A loss <u, y> with random u of covariance H
 has gradients whose mean square is that term (Martens 2020, "New insights and perspectives on the natural gradient
-method"): for the KL divergence, u is what the cross-entropy to a class drawn from the model's own probabilities
-gives; for squared distance, u is normal.
+method"). For squared distance u is normal; for the KL divergence H = diag(p) - p p', and u = r o z - p <r, z> with
+normal z and r the roots of p. A class drawn from p has the same covariance, but where the model is sure of itself
+nearly all of it is in draws that hardly ever come.
 """
 
 from __future__ import annotations
@@ -97,6 +98,7 @@ class _Draws:
             u = torch.randn(tensor.shape, generator=self.generator).to(tensor.device)
             return (u * tensor).sum() / tensor.detach().norm().clamp_min(1e-12)
         logs = log_probabilities(tensor, kind)
-        chances = logs.detach().exp().cpu()
-        classes = torch.multinomial(chances, 1, generator=self.generator).to(logs.device)
-        return -logs.gather(1, classes).sum() / len(logs) ** 0.5
+        roots = (logs.detach() / 2).exp()
+        drawn = roots * torch.randn(logs.shape, generator=self.generator).to(logs.device)
+        u = drawn - roots.square() * (roots * drawn).sum(-1, keepdim=True)
+        return (u * logs).sum() / len(logs) ** 0.5

@@ -110,6 +110,18 @@ def test_without_a_loss_the_mean_square_is_the_distance_in_second_order() -> Non
     np.testing.assert_allclose(measured, variance, rtol=0.35)
 
 
+def test_draws_have_the_curvature_of_the_divergence_as_covariance() -> None:
+    """Also where a class is so unlikely that hardly one of a thousand samples would be of it."""
+    row = torch.tensor([4.0, -3.0])
+    y = row.repeat(20_000, 1).requires_grad_()
+    loss_of(None, net(), 0)({"y": y}, {}).backward()
+    drawn = y.grad * len(y) ** 0.5
+    p = row.softmax(0)
+    wanted = torch.diag(p) - torch.outer(p, p)
+    assert p[1] < 1e-3
+    assert torch.allclose(drawn.T @ drawn / len(y), wanted, rtol=0.1, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_they_prune(name: str) -> None:
     from tests import models

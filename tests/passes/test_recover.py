@@ -23,7 +23,7 @@ from pruneopt.passes.learning.outputs import Meaning, meanings
 from pruneopt.passes.learning.teaching import lesson
 from pruneopt.passes.learning.training import Course, schedule
 from pruneopt.passes.pipeline import Pipeline
-from pruneopt.passes.recover import Recover
+from pruneopt.passes.recover import Recover, parts
 from pruneopt.passes.spec import parse_passes
 from pruneopt.passes.verify import check_signature
 from tests import models
@@ -78,6 +78,14 @@ def test_outputs_get_closer_to_the_original(net: str, lora: int | None) -> None:
     assert min(outcome.entry["losses"]) < outcome.entry["losses"][0]
     check_signature(original, made)
     assert [n.op for n in made.graph.nodes] == [n.op for n in small.graph.nodes]
+
+
+@pytest.mark.parametrize(("count", "judged"), [(1, 1), (5, 1), (320, 64), (1000, 62)])
+def test_no_more_is_held_out_than_judging_takes(count: int, judged: int) -> None:
+    fit, held = parts(count)
+    assert len(held) == judged
+    assert sorted({*fit, *held}) == list(range(count))
+    assert count == 1 or not {*fit} & {*held}
 
 
 def test_two_runs_are_equal_and_seeds_differ() -> None:
