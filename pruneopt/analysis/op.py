@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Use:
     zero: int = -1
 
 
+@dataclass(eq=False)
 class Op:
     """A node under analysis.
 
@@ -49,36 +50,27 @@ class Op:
         runs: number of observations, the length of every `Size`.
         axes_of: axes of a variable of the graph or of a body.
         pointers: of inputs that hold positions along an axis, that axis; by slot.
+
+    The rest is what the rule has said so far; `infer.Analysis` says what each is.
     """
 
-    def __init__(
-        self,
-        node: gs.Node,
-        inputs: list[Axes | None],
-        outputs: list[Axes | None],
-        constants: list[npt.NDArray[Any] | None],
-        opset: int,
-        runs: int,
-        axes_of: Callable[[gs.Tensor], Axes | None] = lambda tensor: None,
-        pointers: Mapping[int, Axis] | None = None,
-    ) -> None:
-        self.node = node
-        self.inputs = inputs
-        self.outputs = outputs
-        self.constants = constants
-        self.opset = opset
-        self.runs = runs
-        self.axes_of = axes_of
-        self.pointers = pointers or {}
-        self.followed: set[int] = set()
-        self.points: dict[int, Axis] = {}
-        self.chosen: list[tuple[Axis, int]] = []
-        self.restated: dict[str, Axis] = {}
-        self.contractions: list[Use] = []
-        self.statistics: list[Use] = []
-        self.witnesses: list[Witness] = []
-        self.macs: list[tuple[Axis, ...]] = []
-        self.weights: set[int] = set()
+    node: gs.Node
+    inputs: list[Axes | None]
+    outputs: list[Axes | None]
+    constants: list[npt.NDArray[Any] | None]
+    opset: int
+    runs: int
+    axes_of: Callable[[gs.Tensor], Axes | None]
+    pointers: Mapping[int, Axis]
+    followed: set[int] = field(default_factory=set)
+    points: dict[int, Axis] = field(default_factory=dict)
+    chosen: list[tuple[Axis, int]] = field(default_factory=list)
+    restated: dict[str, Axis] = field(default_factory=dict)
+    contractions: list[Use] = field(default_factory=list)
+    statistics: list[Use] = field(default_factory=list)
+    witnesses: list[Witness] = field(default_factory=list)
+    macs: list[tuple[Axis, ...]] = field(default_factory=list)
+    weights: set[int] = field(default_factory=set)
 
     # --- reading -----------------------------------------------------------------------------------
 
@@ -89,6 +81,14 @@ class Op:
     def input(self, slot: int) -> Axes | None:
         """Axes of an input, None where it is absent."""
         return self.inputs[slot] if slot < len(self.inputs) else None
+
+    def axes(self, slot: int) -> Axes:
+        """Axes of an input; none where it is absent."""
+        return self.input(slot) or []
+
+    def result(self, index: int = 0) -> Axes:
+        """Axes of an output; none where it is absent."""
+        return self.outputs[index] or []
 
     def present(self, slot: int) -> bool:
         """Whether the node has an input there."""
@@ -110,7 +110,7 @@ class Op:
     def parameter(self, *slots: int) -> None:
         """Declare that these inputs hold parameters: their own entries stay what and where they are."""
         for slot in slots:
-            self.freeze(self.input(slot) or [], "a list of parameters")
+            self.freeze(self.axes(slot), "a list of parameters")
 
     # --- building axes -----------------------------------------------------------------------------
 
@@ -208,7 +208,7 @@ class Op:
 
     def choose(self, slot: int, dim: int, count: int, out: int, text: str) -> None:
         """`count` entries of dimension `dim` are chosen by value; output `out` holds their positions."""
-        axis = (self.inputs[slot] or [])[dim]
+        axis = self.axes(slot)[dim]
         if not axis.static:
             self.freeze([axis], text)
             return

@@ -22,7 +22,7 @@ CAUGHT = (PruneoptError, AssertionError, ValidationError, InferenceError)
 
 def concat_without_order(op: Op) -> None:
     """The parts of a concatenation the wrong way round."""
-    terms, out = [t for t in op.inputs if t is not None], op.outputs[0] or []
+    terms, out = [t for t in op.inputs if t is not None], op.result()
     axis = op.attr("axis", 1) % len(out)
     for term in terms:
         op.equal_all(term[:axis] + term[axis + 1 :], out[:axis] + out[axis + 1 :])
@@ -31,7 +31,7 @@ def concat_without_order(op: Op) -> None:
 
 def transpose_without_permutation(op: Op) -> None:
     """Dimensions of equal sizes keep their places, whatever the permutation says."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     perm = op.attr("perm", list(range(len(data)))[::-1])
     if [data[p].size for p in perm] == [d.size for d in data]:
         perm = range(len(data))
@@ -58,12 +58,12 @@ def matmul_without_contraction(op: Op) -> None:
 
 def softmax_without_statistic(op: Op) -> None:
     """A softmax taken for an activation."""
-    op.equal_all(op.input(0) or [], op.outputs[0] or [])
+    op.equal_all(op.axes(0), op.result())
 
 
 def gather_of_anything(op: Op) -> None:
     """Entries picked by position taken for a run from the first."""
-    data, index, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
+    data, index, out = op.axes(0), op.axes(1), op.result()
     axis = op.attr("axis", 0) % len(data)
     if op.constants[1] is None or len(index) != 1 or out[axis].size[0] > data[axis].size[0]:
         indexing.gather(op)

@@ -20,7 +20,7 @@ WHY = "softmax runs over it"
 @rule("Attention", since=23)
 def attention(op: Op) -> None:
     """`b (k r) s d, b k t d, b k t e -> b (k r) s e`, or with heads and width as one last dimension."""
-    if len(op.input(0) or []) == 4:
+    if len(op.axes(0)) == 4:
         terms = "b (k r) s d, b k ~t d, b k ~t e, , b k ~p d, b k ~p e, -> b (k r) s e"
         sizes: dict[str, Any] = {}
     else:
@@ -72,11 +72,11 @@ def rotary_contrib(op: Op) -> None:
     if op.attr("is_packed_batching", 0):
         op.freeze_all("holds sequences of several lengths")
         return
-    _rotary(op, "b s, m p, m p" if len(op.input(1) or []) == 2 else ", m p, m p", half=2)
+    _rotary(op, "b s, m p, m p" if len(op.axes(1)) == 2 else ", m p, m p", half=2)
 
 
 def _rotary(op: Op, others: str, half: int) -> None:
-    data, cache = op.input(0) or [], op.input(half) or []
+    data, cache = op.axes(0), op.axes(half)
     heads = op.attr("num_heads", 0) or data[-1].size[0] // (2 * cache[-1].size[0])
     terms = "b h s d" if len(data) == 4 else "b s (h d)"
     text = f"{terms}, {others} -> {terms}"
@@ -104,7 +104,7 @@ def _rotated(op: Op, half: Axis, width: Axis, interleaved: bool) -> Axis:
 @rule("Attention", domain=MS)
 def attention_contrib(op: Op) -> None:
     """`b s i, i W, W -> b s (h e)` where `W = (h d) | (h d) | (h e)`."""
-    data, weights, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
+    data, weights, out = op.axes(0), op.axes(1), op.result()
     heads, (queries, values) = op.fresh(op.attr("num_heads")), _widths(op, weights[1])
     d, e = op.fresh(queries // heads.size[0]), op.fresh(values // heads.size[0])
     qk, v = op.product([heads, d]), op.product([heads, e])
@@ -123,9 +123,9 @@ def attention_contrib(op: Op) -> None:
     if op.attr("do_rotary", 0) or op.present(4) or len(op.outputs) > 1:
         op.freeze([d, e], "its cache or rotation fixes the head width")
     for slot in (3, 4, 5):
-        op.freeze(op.input(slot) or [], "a mask or cache")
+        op.freeze(op.axes(slot), "a mask or cache")
     op.freeze([axis for extra in op.outputs[1:] for axis in extra or []], "a mask or cache")
-    if any(set(axis.size) == set(heads.size) for slot in (4, 5) for axis in op.input(slot) or []):
+    if any(set(axis.size) == set(heads.size) for slot in (4, 5) for axis in op.axes(slot)):
         op.freeze([heads], "a mask or cache is kept per head")
     op.sizes("num_heads", [heads], scalar=True)
     op.sizes("qkv_hidden_sizes", [qk, qk, v])
@@ -162,10 +162,10 @@ def multi_head(op: Op) -> None:
         op.contract(3, 0, "bias")
     op.contract(0, -1, "qk")
     _scores(op, names, mask=5)
-    op.freeze(op.input(4) or [], "a mask counts positions")
+    op.freeze(op.axes(4), "a mask counts positions")
     if op.present(4) or op.attr("unidirectional", 0) or "p" in names:
         op.freeze([names["s"], names["t"]], "a mask counts positions")
-    op.freeze([axis for slot in (8, 9) for axis in op.input(slot) or []], "a cache")
+    op.freeze([axis for slot in (8, 9) for axis in op.axes(slot)], "a cache")
     op.freeze([axis for extra in op.outputs[3:] for axis in extra or []], "scores by position")
     op.sizes("num_heads", [names["h"]], scalar=True)
     _keep_scale(op, names["d"])
@@ -183,7 +183,7 @@ def group_query(op: Op) -> None:
         names = op.relate(text, **sizes)
         d = names["d"]
     else:
-        query = (op.input(0) or [])[-1]
+        query = op.axes(0)[-1]
         sizes["d"] = query.size[0] // (heads + 2 * kv)
         text = f"b s packed, , , {caches}{others} -> b s (k r d), b k T d, b k T d"
         names = op.relate(text, **sizes)
@@ -196,7 +196,7 @@ def group_query(op: Op) -> None:
     op.parameter(5, 6, 9, 12, 13)
     if any(op.present(slot) for slot in (10, 12, 13, 14, 15)):
         op.freeze([d, names["k"], names["r"]], "works with a bias, norm or quantised cache per head")
-        op.freeze([axis for slot in (10, 14, 15) for axis in op.input(slot) or []], "kept per head")
+        op.freeze([axis for slot in (10, 14, 15) for axis in op.axes(slot)], "kept per head")
     op.sizes("num_heads", [op.product([names["k"], names["r"]])], scalar=True)
     op.sizes("kv_num_heads", [names["k"]], scalar=True)
     _keep_scale(op, d)

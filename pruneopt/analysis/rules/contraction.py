@@ -9,8 +9,8 @@ from pruneopt.analysis.rules import rule
 @rule("MatMul")
 def matmul(op: Op) -> None:
     """`... m k, ... k n -> ... m n`, with numpy's rules for vectors."""
-    left = "k" if len(op.input(0) or []) == 1 else "... m k"
-    right = "k" if len(op.input(1) or []) == 1 else "... k n"
+    left = "k" if len(op.axes(0)) == 1 else "... m k"
+    right = "k" if len(op.axes(1)) == 1 else "... k n"
     out = " ".join(["..."] * (len(left + right) > 5) + ["m"] * (left != "k") + ["n"] * (right != "k"))
     op.relate(f"{left}, {right} -> {out}", macs=True)
     op.weights &= {slot for slot in op.weights if op.inputs[slot] is not None}
@@ -24,7 +24,7 @@ def gemm(op: Op) -> None:
     op.relate(f"{left}, {right} -> m n", macs=True)
     bias = op.input(2)
     if bias is not None:
-        op.broadcast([bias, op.outputs[0] or []])
+        op.broadcast([bias, op.result()])
 
 
 @rule("Conv")
@@ -38,7 +38,7 @@ def conv(op: Op) -> None:
 
 def is_pointwise(op: Op) -> bool:
     """Whether each output position sees one input position, its own."""
-    window = (op.input(1) or [])[2:]
+    window = op.axes(1)[2:]
     steps, pads = op.attr("strides", []), op.attr("pads", [])
     plain = all(s == 1 for s in steps) and not any(pads)
     return plain and all(set(axis.size) == {1} for axis in window)

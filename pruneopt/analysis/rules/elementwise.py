@@ -19,7 +19,7 @@ BROADCAST = (
 @rule(*UNARY, "CastLike", "Bernoulli", "RandomNormalLike", "RandomUniformLike")
 def unary(op: Op) -> None:
     """`... -> ...`; further inputs are scalars (Clip's bounds) or types (CastLike's)."""
-    data = op.input(0) or []
+    data = op.axes(0)
     for out in op.outputs:
         if out is not None:
             op.equal_all(data, out)
@@ -34,11 +34,11 @@ def broadcast(op: Op) -> None:
 @rule("QuantizeLinear", "DequantizeLinear", since=10)
 def quantise(op: Op) -> None:
     """Element by element; scale and zero point are scalars, vectors along `axis`, or blocks of it."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     op.equal_all(data, out)
     axis = op.attr("axis", 1)
     for slot in (1, 2):
-        scale = op.input(slot) or []
+        scale = op.axes(slot)
         along = data[axis] if -len(data) <= axis < len(data) else None  # of one scale the axis means nothing
         if len(scale) == 1 and along is not None and scale[0].size == along.size:
             op.equal(scale[0], along)
@@ -50,7 +50,7 @@ def quantise(op: Op) -> None:
 @rule("DynamicQuantizeLinear", since=11)
 def dynamic_quantise(op: Op) -> None:
     """Its scale is a statistic of the whole tensor."""
-    data = op.input(0) or []
-    op.equal_all(data, op.outputs[0] or [])
+    data = op.axes(0)
+    op.equal_all(data, op.result())
     for dim in range(len(data)):
         op.statistic(0, dim, "the quantisation scale is taken over the whole tensor")

@@ -37,7 +37,7 @@ def skip_rms_norm(op: Op) -> None:
 
 
 def _skip_norm(op: Op, vectors: tuple[int, ...], centred: bool = True) -> None:
-    data = op.input(0) or []
+    data = op.axes(0)
     terms: list[Axes] = [t for t in (data, op.input(1), op.outputs[0], *op.outputs[3:4]) if t is not None]
     op.broadcast(terms)
     for slot in vectors:
@@ -89,7 +89,7 @@ def fused_matmul(op: Op) -> None:
 @rule("MatMulNBits", domain=MS)
 def matmul_n_bits(op: Op) -> None:
     """`... (j block), n j blob, n j, n j, , n -> ... n`; packed zero points tie blocks together."""
-    data, packed, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
+    data, packed, out = op.axes(0), op.axes(1), op.result()
     inner, columns = data[-1], packed[0]
     op.equal_all(data[:-1], out[:-1])
     op.equal(columns, out[-1])
@@ -108,7 +108,7 @@ def matmul_n_bits(op: Op) -> None:
     if (bias := op.input(5)) is not None:
         op.equal(bias[0], columns)
     if op.present(4):
-        op.freeze([inner, *(op.input(4) or [])], "entries are assigned to groups")
+        op.freeze([inner, *(op.axes(4))], "entries are assigned to groups")
     op.sizes("K", [inner], scalar=True)
     op.sizes("N", [columns], scalar=True)
 

@@ -12,7 +12,7 @@ from pruneopt.analysis.rules import rule
 @rule("Gather")
 def gather(op: Op) -> None:
     """`data[:axis] + indices + data[axis+1:]`; a run of constant indices is a slice."""
-    data, index, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
+    data, index, out = op.axes(0), op.axes(1), op.result()
     axis = op.attr("axis", 0) % len(data)
     op.equal_all(data[:axis] + data[axis + 1 :], out[:axis] + out[axis + len(index) :])
     op.weights.add(0)
@@ -41,7 +41,7 @@ def _take(op: Op, axis: Axis, out: Axis, start: int) -> None:
 @rule("GatherElements")
 def gather_elements(op: Op) -> None:
     """Output and indices are alike; along `axis` positions are data."""
-    data, index, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
+    data, index, out = op.axes(0), op.axes(1), op.result()
     op.equal_all(index, out)
     axis = op.attr("axis", 0) % len(data)
     for dim, (x, y) in enumerate(zip(data, out, strict=True)):
@@ -57,7 +57,7 @@ def gather_elements(op: Op) -> None:
 @rule("GatherND")
 def gather_nd(op: Op) -> None:
     """`batch + indices[:-1] + data[batch + depth:]`."""
-    data, index, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
+    data, index, out = op.axes(0), op.axes(1), op.result()
     batch = op.attr("batch_dims", 0)
     depth = index[-1].size[0]
     tail = len(data) - batch - depth
@@ -74,8 +74,8 @@ def gather_nd(op: Op) -> None:
 @rule("ScatterND")
 def scatter_nd(op: Op) -> None:
     """Output like data; the trailing dimensions of the updates are data's."""
-    data, index, updates = op.input(0) or [], op.input(1) or [], op.input(2) or []
-    op.equal_all(data, op.outputs[0] or [])
+    data, index, updates = op.axes(0), op.axes(1), op.axes(2)
+    op.equal_all(data, op.result())
     depth = index[-1].size[0]
     op.freeze(data[:depth], "written by position")
     op.freeze(index, "a list of positions")
@@ -86,8 +86,8 @@ def scatter_nd(op: Op) -> None:
 @rule("ScatterElements", "Scatter")
 def scatter_elements(op: Op) -> None:
     """Output like data, indices like updates; along `axis` positions are data."""
-    data, index, updates = op.input(0) or [], op.input(1) or [], op.input(2) or []
-    op.equal_all(data, op.outputs[0] or [])
+    data, index, updates = op.axes(0), op.axes(1), op.axes(2)
+    op.equal_all(data, op.result())
     op.equal_all(index, updates)
     axis = op.attr("axis", 0) % len(data)
     for dim, (x, y) in enumerate(zip(data, updates, strict=True)):
@@ -103,7 +103,7 @@ def scatter_elements(op: Op) -> None:
 @rule("TopK", "ArgMax", "ArgMin")
 def chosen(op: Op) -> None:
     """The best entries along `axis`: their values, and where they were."""
-    data = op.input(0) or []
+    data = op.axes(0)
     top = op.node.op == "TopK"
     axis = op.attr("axis", -1 if top else 0) % len(data)
     count = (op.value("k", 1) if top else [1]) or [data[axis].size[0]]
@@ -117,7 +117,7 @@ def chosen(op: Op) -> None:
 @rule("OneHot")
 def one_hot(op: Op) -> None:
     """`indices[:axis] + depth + indices[axis:]`."""
-    index, out = op.input(0) or [], op.outputs[0] or []
+    index, out = op.axes(0), op.result()
     axis = op.attr("axis", -1) % len(out)
     op.equal_all(index, out[:axis] + out[axis + 1 :])
     op.parameter(2)
@@ -128,8 +128,8 @@ def one_hot(op: Op) -> None:
 @rule("CumSum", "Hardmax")
 def ordered(op: Op) -> None:
     """Positions along `axis` have a meaning; the other dimensions pass through."""
-    data = op.input(0) or []
+    data = op.axes(0)
     axis = op.attr("axis", -1) if op.node.op == "Hardmax" else (op.value("axis", 1) or [0])[0]
     axis %= len(data)
-    op.equal_all(data, op.outputs[0] or [])
+    op.equal_all(data, op.result())
     op.freeze([data[axis]], "the order along it has a meaning")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 
 from pruneopt.analysis.axes import Axis, Size
@@ -16,7 +16,7 @@ Bounds = tuple[Entry, Entry]  # start and end of a piece
 @rule("Transpose")
 def transpose(op: Op) -> None:
     """Output dimension i is input dimension perm[i]."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     for i, source in enumerate(op.attr("perm", list(range(len(data)))[::-1])):
         op.equal(out[i], data[source])
 
@@ -28,7 +28,7 @@ def reshape(op: Op) -> None:
     `[2, 56, 56, 96] -> [2, 8, 7, 8, 7, 96]` is four blocks, so that one without common refinement
     freezes only itself.
     """
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     for left, right in blocks(data, out, op.runs):
         op.equal(op.product(left), op.product(right))
     if op.node.op == "Reshape":
@@ -57,7 +57,12 @@ def _volume(axes: Axes, runs: int) -> Size:
 @rule("Concat")
 def concat(op: Op) -> None:
     """Along `axis` the output is `a | b | ...`; the other dimensions are equal."""
-    terms, out = [t for t in op.inputs if t is not None], op.outputs[0] or []
+    join(op, [t for t in op.inputs if t is not None])
+
+
+def join(op: Op, terms: Sequence[Axes]) -> None:
+    """Along the attribute `axis` the output is the concatenation of these terms."""
+    out = op.result()
     axis = op.attr("axis", 1) % len(out)
     for term in terms:
         op.equal_all(term[:axis] + term[axis + 1 :], out[:axis] + out[axis + 1 :])
@@ -67,7 +72,7 @@ def concat(op: Op) -> None:
 @rule("Split")
 def split(op: Op) -> None:
     """Along `axis` the input is the concatenation of the outputs."""
-    data = op.input(0) or []
+    data = op.axes(0)
     axis = op.attr("axis", 0) % len(data)
     for out in (o for o in op.outputs if o is not None):
         op.equal_all(data[:axis] + data[axis + 1 :], out[:axis] + out[axis + 1 :])
@@ -83,7 +88,7 @@ def split(op: Op) -> None:
 @rule("Slice")
 def slice_(op: Op) -> None:
     """A piece of each axis: `x = before | out | after`, and `x = (out s)` for a step of s."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     if op.present(3) and op.value("axes", 3) is None:
         op.freeze_all("sliced along a computed axis")
         return
@@ -133,7 +138,7 @@ def _bounds(op: Op, starts: list[int], ends: list[int], pieces: list[Bounds | No
 @rule("Pad")
 def pad(op: Op) -> None:
     """`out = new | x | new` where a constant is padded; anything else depends on the neighbours."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     pads = op.value("pads", 1)
     axes = op.value("axes", 3) or list(range(len(data)))
     axes = [a % len(data) for a in axes]
@@ -157,7 +162,7 @@ def pad(op: Op) -> None:
 @rule("Expand")
 def expand(op: Op) -> None:
     """A dimension of size 1 becomes any number of equal entries."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     op.broadcast([data, out])
     op.sizes(1, out, style=Style.EXPAND)
 
@@ -165,7 +170,7 @@ def expand(op: Op) -> None:
 @rule("Tile")
 def tile(op: Op) -> None:
     """`out = (r x)` for r repeats."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     repeats: list[int | Axis] = []
     for x, y in zip(data, out, strict=True):
         times = op.fresh(tuple(n // max(m, 1) for n, m in zip(y.size, x.size, strict=True)))
@@ -177,13 +182,13 @@ def tile(op: Op) -> None:
 @rule("ConstantOfShape")
 def constant_of_shape(op: Op) -> None:
     """Equal entries in any number."""
-    op.sizes(0, op.outputs[0] or [])
+    op.sizes(0, op.result())
 
 
 @rule("Resize", "Upsample")
 def resize(op: Op) -> None:
     """Dimensions that keep their size are equal; resized ones interpolate between neighbours."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     for x, y in zip(data, out, strict=True):
         op.equal(x, y) if x.size == y.size else op.freeze([x, y], "resized")
     op.parameter(1, 2, 3)
@@ -213,9 +218,9 @@ def space_to_depth(op: Op) -> None:
 @rule("Shape", "Size")
 def shape(op: Op) -> None:
     """A vector of sizes: its own axis is no axis of the data."""
-    op.freeze(op.outputs[0] or [], "a list of sizes")
+    op.freeze(op.result(), "a list of sizes")
     if op.node.op == "Size":
-        op.freeze(op.input(0) or [], "its element count is used as a value")
+        op.freeze(op.axes(0), "its element count is used as a value")
 
 
 @rule(
@@ -236,7 +241,7 @@ def counted(op: Op) -> None:
 @rule("Trilu")
 def trilu(op: Op) -> None:
     """Keeps a triangle of the last two dimensions."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     op.equal_all(data, out)
     op.freeze(data[-2:], "a triangle is cut by position")
 
@@ -244,6 +249,6 @@ def trilu(op: Op) -> None:
 @rule("ReverseSequence")
 def reverse_sequence(op: Op) -> None:
     """Reverses along one axis."""
-    op.equal_all(op.input(0) or [], op.outputs[0] or [])
-    op.freeze((op.input(0) or [])[:2], "reversed by position")
+    op.equal_all(op.axes(0), op.result())
+    op.freeze(op.axes(0)[:2], "reversed by position")
     op.parameter(1)

@@ -30,18 +30,18 @@ def rms_norm(op: Op) -> None:
 
     x / sqrt(S/d + e) * g = x / sqrt(S/k + e d/k) * g sqrt(d/k), S the sum of squares.
     """
-    data = op.input(0) or []
+    data = op.axes(0)
     if op.attr("axis", -1) % len(data) < len(data) - 1 or any(t.name for t in op.node.outputs[1:]):
         layer_norm(op)  # the divisor itself is read, too
         return
-    op.equal_all(data, op.outputs[0] or [])
-    op.broadcast([op.input(1) or [], data])
+    op.equal_all(data, op.result())
+    op.broadcast([op.axes(1), data])
     sum_of_squares(op, data[-1])
 
 
 def sum_of_squares(op: Op, axis: Axis, scale: int = 1, default: float = 1e-5) -> None:
     """The last dimension is summed over; epsilon and scale keep the divisor of its full size."""
-    op.contract(0, len(op.input(0) or []) - 1)
+    op.contract(0, len(op.axes(0)) - 1)
     couple(axis, op.reason(NORM))
     op.scaled("epsilon", axis, -1.0, default=default)
     op.scaled(scale, axis, -0.5)
@@ -50,7 +50,7 @@ def sum_of_squares(op: Op, axis: Axis, scale: int = 1, default: float = 1e-5) ->
 @rule("LayerNormalization")
 def layer_norm(op: Op) -> None:
     """Statistics over the dimensions from `axis` on; scale and bias are aligned from the right."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     axis = op.attr("axis", -1) % len(data)
     op.equal_all(data, out)
     for term in (op.input(1), op.input(2)):
@@ -75,8 +75,8 @@ def group_norm(op: Op) -> None:
 @rule("Softmax", "LogSoftmax")
 def softmax(op: Op) -> None:
     """Entries compete along `axis` (before opset 13: along everything from there on)."""
-    data = op.input(0) or []
-    op.equal_all(data, op.outputs[0] or [])
+    data = op.axes(0)
+    op.equal_all(data, op.result())
     axis = op.attr("axis", -1 if op.opset >= 13 else 1) % len(data)
     for dim in range(axis, axis + 1 if op.opset >= 13 else len(data)):
         op.statistic(0, dim, "softmax runs over it")
@@ -85,8 +85,8 @@ def softmax(op: Op) -> None:
 @rule("LpNormalization", "MeanVarianceNormalization")
 def lp_norm(op: Op) -> None:
     """Statistics over `axis` or `axes`."""
-    data = op.input(0) or []
-    op.equal_all(data, op.outputs[0] or [])
+    data = op.axes(0)
+    op.equal_all(data, op.result())
     axes = [op.attr("axis", -1)] if op.node.op == "LpNormalization" else op.attr("axes", [0, 2, 3])
     for axis in axes:
         op.statistic(0, axis % len(data), NORM)
@@ -95,6 +95,6 @@ def lp_norm(op: Op) -> None:
 @rule("LRN")
 def lrn(op: Op) -> None:
     """A window over neighbouring channels."""
-    data = op.input(0) or []
-    op.equal_all(data, op.outputs[0] or [])
+    data = op.axes(0)
+    op.equal_all(data, op.result())
     op.freeze([data[1]], "a window runs over neighbouring channels")

@@ -6,8 +6,9 @@ Scales and zero points are scalars, or vectors along rows, columns or output cha
 from __future__ import annotations
 
 from pruneopt.analysis.axes import Axis
-from pruneopt.analysis.op import Axes, Op
+from pruneopt.analysis.op import Op
 from pruneopt.analysis.rules import rule
+from pruneopt.analysis.rules.movement import join
 
 MS = "com.microsoft"
 
@@ -34,7 +35,7 @@ def matmul_integer_to_float(op: Op) -> None:
 def dynamic_quantise_matmul(op: Op) -> None:
     """`... m k, ... k n, n, n, n -> ... m n`; the scale of the data is taken while running."""
     _product(op, a=0, b=(1, 3), rows=[], columns=[2, 3, 4])
-    for dim in range(len(op.input(0) or [])):
+    for dim in range(len(op.axes(0))):
         op.statistic(0, dim, "the quantisation scale is taken over the whole tensor")
 
 
@@ -42,10 +43,10 @@ def dynamic_quantise_matmul(op: Op) -> None:
 def qgemm(op: Op) -> None:
     """`m k, , , k n, n, n, n, , -> m n`, each operand transposed where the attribute says so."""
     a, b = (
-        (op.input(0) or [])[:: -1 if op.attr("transA", 0) else 1],
-        (op.input(3) or [])[:: -1 if op.attr("transB", 0) else 1],
+        op.axes(0)[:: -1 if op.attr("transA", 0) else 1],
+        op.axes(3)[:: -1 if op.attr("transB", 0) else 1],
     )
-    out = op.outputs[0] or []
+    out = op.result()
     op.equal_all([a[0], b[1], a[1]], [out[0], out[1], b[0]])
     op.contract(0, 0 if op.attr("transA", 0) else 1, zero=2)
     op.weights.add(3)
@@ -56,7 +57,7 @@ def qgemm(op: Op) -> None:
 
 def _product(op: Op, a: int, b: tuple[int, int], rows: list[int], columns: list[int]) -> None:
     """The matrix product of inputs a and b[0]; b[1] is the zero point of the latter."""
-    left, right, out = op.input(a) or [], op.input(b[0]) or [], op.outputs[0] or []
+    left, right, out = op.axes(a), op.axes(b[0]), op.result()
     if min(len(left), len(right)) < 2:
         op.freeze_all("multiplies vectors")
         return
@@ -111,14 +112,14 @@ def qlinear_where(op: Op) -> None:
 @rule("QLinearSigmoid", "QLinearLeakyRelu", domain=MS)
 def qlinear_unary(op: Op) -> None:
     """`... -> ...`, with scalar scales."""
-    op.equal_all(op.input(0) or [], op.outputs[0] or [])
+    op.equal_all(op.axes(0), op.result())
 
 
 @rule("QLinearSoftmax", domain=MS)
 def qlinear_softmax(op: Op) -> None:
     """Entries compete along `axis`."""
-    data = op.input(0) or []
-    op.equal_all(data, op.outputs[0] or [])
+    data = op.axes(0)
+    op.equal_all(data, op.result())
     axis = op.attr("axis", -1) % len(data)
     for dim in range(axis, axis + 1 if op.attr("opset", 13) >= 13 else len(data)):
         op.statistic(0, dim, "softmax runs over it")
@@ -127,12 +128,7 @@ def qlinear_softmax(op: Op) -> None:
 @rule("QLinearConcat", domain=MS)
 def qlinear_concat(op: Op) -> None:
     """Two parameters, then data, scale and zero point of each part."""
-    terms: list[Axes] = [t for t in op.inputs[2::3] if t is not None]
-    out = op.outputs[0] or []
-    axis = op.attr("axis", 1) % len(out)
-    for term in terms:
-        op.equal_all(term[:axis] + term[axis + 1 :], out[:axis] + out[axis + 1 :])
-    op.equal(op.concat([t[axis] for t in terms]), out[axis])
+    join(op, [t for t in op.inputs[2::3] if t is not None])
 
 
 @rule("QLinearGlobalAveragePool", "QLinearAveragePool", domain=MS)

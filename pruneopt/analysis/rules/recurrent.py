@@ -30,7 +30,7 @@ def recurrent(op: Op) -> None:
 @rule("DynamicQuantizeLSTM", domain="com.microsoft")
 def quantised_lstm(op: Op) -> None:
     """As LSTM with the weights transposed; data and state are quantised while running."""
-    scales = ", d (4 h)" if len(op.input(8) or []) == 2 else ", d"
+    scales = ", d (4 h)" if len(op.axes(8)) == 2 else ", d"
     text = f"s b i, d i (4 h), d h (4 h), d (8 h), n, d b h, d b h, d (3 h){scales * 4}"
     names = op.relate(f"{text} -> s d b h, d b h, d b h")
     op.freeze([names["d"], names["s"]], "the directions and steps of a recurrent layer")

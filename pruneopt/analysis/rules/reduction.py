@@ -21,7 +21,7 @@ def reduce(op: Op) -> None:
 
     A sum is coupled all the same: norms are written with sums, too.
     """
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     axes = op.value("axes", 1)
     if axes is None and op.present(1):
         op.freeze_all("reduced along computed axes")
@@ -37,7 +37,7 @@ def reduce(op: Op) -> None:
 
 def _take_together(op: Op, reduced: set[int]) -> None:
     """These dimensions go into one number; a sum contracts them, anything else is a statistic."""
-    data = op.input(0) or []
+    data = op.axes(0)
     for dim in reduced:
         alone = all(i == dim or set(data[i].size) == {1} for i in reduced)
         mean = op.node.op in MEANS and alone and only_scales(op, dim)
@@ -108,7 +108,7 @@ def only_scales(op: Op, dim: int) -> bool:
     A mean that is subtracted, or taken of what a mean was subtracted from, is a LayerNorm's: it must be the
     mean of what is kept.
     """
-    back = dim - len(op.input(0) or [])
+    back = dim - len(op.axes(0))
     return bool(op.attr("keepdims", 1)) and not _centred(op, back) and _divides(op, op.node.outputs[0], back)
 
 
@@ -149,7 +149,7 @@ pattern("b c * -> b c *", "AveragePool", "LpPool")
 @rule("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")
 def global_pool(op: Op) -> None:
     """A reduction of all dimensions but two; exporters write means over channels with it, too."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     op.equal_all(data[:2], out[:2])
     _take_together(op, set(range(2, len(data))))
 

@@ -21,7 +21,7 @@ def deform_conv(op: Op) -> None:
     op.sizes("group", [names["g"]], scalar=True)
     groups = op.attr("offset_group", 1)
     for slot in (2, 4):
-        op.freeze(op.input(slot) or [], "offsets belong to places")
+        op.freeze(op.axes(slot), "offsets belong to places")
     if groups > 1:
         op.freeze([names["g"], names["i"]], "channels belong to groups of offsets")
 
@@ -45,17 +45,17 @@ def col2im(op: Op) -> None:
 @rule("CenterCropPad")
 def center_crop_pad(op: Op) -> None:
     """Dimensions that keep their size are equal."""
-    for x, y in zip(op.input(0) or [], op.outputs[0] or [], strict=True):
+    for x, y in zip(op.axes(0), op.result(), strict=True):
         op.equal(x, y) if x.size == y.size else op.freeze([x, y], "cropped or padded by position")
-    axes = op.attr("axes") or range(len(op.input(0) or []))
-    op.freeze([(op.input(0) or [])[a] for a in axes], "cropped or padded by position")
+    axes = op.attr("axes") or range(len(op.axes(0)))
+    op.freeze([op.axes(0)[a] for a in axes], "cropped or padded by position")
     op.parameter(1)
 
 
 @rule("DFT")
 def dft(op: Op) -> None:
     """One axis is transformed; the last holds real and imaginary parts."""
-    data, out = op.input(0) or [], op.outputs[0] or []
+    data, out = op.axes(0), op.result()
     axis = (op.value("axis", 2) or [-2 if op.opset >= 20 else 1])[0] % len(data)
     for dim, (x, y) in enumerate(zip(data, out, strict=True)):
         if dim in (axis, len(data) - 1):
@@ -68,23 +68,23 @@ def dft(op: Op) -> None:
 @rule("Det")
 def determinant(op: Op) -> None:
     """`... n n -> ...`."""
-    data = op.input(0) or []
-    op.equal_all(data[:-2], op.outputs[0] or [])
+    data = op.axes(0)
+    op.equal_all(data[:-2], op.result())
     op.freeze(data[-2:], "a determinant is taken")
 
 
 @rule("Inverse", domain="com.microsoft")
 def inverse(op: Op) -> None:
     """`... n n -> ... n n`."""
-    data = op.input(0) or []
-    op.equal_all(data, op.outputs[0] or [])
+    data = op.axes(0)
+    op.equal_all(data, op.result())
     op.freeze(data[-2:], "a matrix is inverted")
 
 
 @rule("TensorScatter")
 def tensor_scatter(op: Op) -> None:
     """A cache is written along `axis`; the other dimensions are equal."""
-    cache, update, out = op.input(0) or [], op.input(1) or [], op.outputs[0] or []
+    cache, update, out = op.axes(0), op.axes(1), op.result()
     axis = op.attr("axis", -2) % len(cache)
     op.equal_all(cache, out)
     for dim, (x, y) in enumerate(zip(cache, update, strict=True)):
