@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from pruneopt.arrays import Feeds
 from pruneopt.backends.ort import Session
 from pruneopt.model import Model
 
 SECONDS = 0.2  # spent on a model, between LEAST and MOST runs
 LEAST, MOST = 3, 15
 SUFFIX = "_kernel_time"
-
-Feeds = Mapping[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)

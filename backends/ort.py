@@ -3,7 +3,7 @@
 import ctypes
 import re
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
+from pruneopt.arrays import Array, Feeds
 from pruneopt.backends.room import make_room
 from pruneopt.backends.timings import Timings
 from pruneopt.backends.turns import Timing, interleaved
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from pruneopt.backends.tvm.clock import Clock
 
 Shape = tuple[int, ...]
-Array = np.ndarray[Any, Any]
-Feeds = Mapping[str, Array]
 
 # Bytes of intermediate tensors that `observe` holds at once.
 CHUNK = 256 << 20

@@ -5,13 +5,11 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
-Feeds = Mapping[str, np.ndarray[Any, Any]]
+from pruneopt.arrays import Feeds
 
 
 class Timed(Protocol):

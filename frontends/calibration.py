@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError, UsageError
-from pruneopt.frontends.dimensions import Array, Feeds, Sizes, is_dynamic, key_of
+from pruneopt.frontends.dimensions import Feeds, Sizes, is_dynamic, key_of
 from pruneopt.frontends.synthetic import _dtype
 from pruneopt.model import Model
 

@@ -4,14 +4,11 @@ The size of a dynamic dimension goes by a key: its name in the model (`batch`), 
 none.
 """
 
-from typing import Any
-
-import numpy as np
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.model import Model
 
-Array = np.ndarray[Any, Any]
 Feeds = dict[str, Array]
 Sizes = dict[str, int]
 Place = tuple[gs.Variable, int]

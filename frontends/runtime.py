@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from pruneopt.arrays import Array
 from pruneopt.frontends.exporter import Exporter, inline
 from pruneopt.frontends.external import External
 from pruneopt.frontends.mapped import spilled_file
@@ -39,7 +38,7 @@ class Handover:
     """
 
     proto: onnx.ModelProto
-    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
     root: str = os.sep
     in_files: int = 0
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.external import Bytes, External, is_external, locate
-
-Array = NDArray[Any]
 
 # Several elements share a byte; by name, because older onnx lacks some of them.
 _PACKED_BITS = {

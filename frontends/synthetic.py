@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError
-from pruneopt.frontends.dimensions import Array, Feeds, is_dynamic, key_of
+from pruneopt.frontends.dimensions import Feeds, is_dynamic, key_of
 from pruneopt.model import Model, values
 
 

@@ -7,9 +7,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
+from pruneopt.arrays import Array
 from pruneopt.frontends import extras
 from pruneopt.frontends.external import Bytes, External
-from pruneopt.frontends.stored import Array, Sparse, Stored, byte_size, from_array
+from pruneopt.frontends.stored import Sparse, Stored, byte_size, from_array
 
 
 def size(constant: gs.Constant) -> int:

@@ -6,14 +6,13 @@ Runtimes also refuse half-precision ops on some processors; the widened model ru
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.frontends.runtime import for_runtime
 from pruneopt.model import Model, constants, values
 
@@ -45,14 +44,14 @@ def widen(model: Model) -> Model:
     return wide
 
 
-def widen_feeds(feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+def widen_feeds(feeds: Mapping[str, Array]) -> dict[str, Array]:
     """The same feeds with float32 in place of half precision."""
     return {
         name: array.astype(np.float32) if array.dtype in HALVES else array for name, array in feeds.items()
     }
 
 
-def narrow(model: Model, known: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+def narrow(model: Model, known: Mapping[str, Array]) -> dict[str, Array]:
     """Values of the widened model's tensors in the types that `model` has, by name; without those of unknown type."""
     if not has_halves(model):
         return dict(known)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.proof import distance
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.statistics.stream import Stream
 
-Array = npt.NDArray[Any]
 ALIKE = 1e-3  # relative: two bases of a tensor differ by far more, rounding by far less
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from pruneopt.analysis.bodies import main_tensors
-from pruneopt.analysis.observe import Feeds, Observation, derived_tensors, observe, observe_bodies
+from pruneopt.analysis.observe import Observation, derived_tensors, observe, observe_bodies
+from pruneopt.arrays import Array, Feeds
 from pruneopt.frontends.widen import has_halves, widen, widen_feeds
 from pruneopt.model import Model
 from pruneopt.passes.claims import Claim
-from pruneopt.passes.runtime import Array, Backend, Progress, Session
+from pruneopt.passes.runtime import Backend, Progress, Session
 
 MOST_KEPT = 1 << 26  # bytes of outputs of one run that are kept
 _Sight = tuple[weakref.ref[Model], Observation]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.model import Model
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Decisions:
         read = (t.name for node in self.makers.values() for t in node.inputs)
         self.inputs = list(dict.fromkeys(name for name in read if name in known & own))
 
-    def told(self, claim: Claim, found: Values, run: int) -> dict[str, np.ndarray[Any, Any]]:
+    def told(self, claim: Claim, found: Values, run: int) -> dict[str, Array]:
         """What reference number `run` has decided, as the rewritten model would say it, where that is known."""
         told = {}
         for name, node in self.makers.items():
@@ -55,7 +56,7 @@ class Decisions:
                 told[name] = left
         return told
 
-    def pinned(self, told: Mapping[str, np.ndarray[Any, Any]]) -> Model:
+    def pinned(self, told: Mapping[str, Array]) -> Model:
         """A copy of the rewritten model whose decisions are inputs."""
         copy = self.model.copy()
         for node in copy.graph.nodes:

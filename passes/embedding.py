@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model, values
 from pruneopt.passes.base import Outcome
@@ -19,7 +18,6 @@ from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.statistics.stream import Stream
 
-Array = npt.NDArray[Any]
 SMALLEST = 256  # rows: a smaller table is not worth a look-up more
 PLAIN = {
     "Cast",

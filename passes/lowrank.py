@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import analyse
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
@@ -20,7 +21,7 @@ from pruneopt.passes.rewriting.shrink import tidy
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.layers import find_layers, shape
 from pruneopt.passes.sparsity.methods import Method
-from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.sparsity.patterns import Pattern
 from pruneopt.passes.sparsity.sequence import Change, Settings, applied, changed
 from pruneopt.passes.statistics.consumers import Consumer
 

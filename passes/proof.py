@@ -12,21 +12,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, values
 from pruneopt.passes.decisions import Decisions
 from pruneopt.passes.rounding import trembling
 
 if TYPE_CHECKING:
-    from pruneopt.analysis.observe import Feeds
+    from pruneopt.arrays import Feeds
     from pruneopt.passes.claims import Claim
     from pruneopt.passes.context import Context
     from pruneopt.passes.runtime import Session
 
-Array = npt.NDArray[Any]
 BLOCK = 1 << 18  # entries that are compared at once
 TOLERANCE = 1e-4  # float32 rounding over a deep net stays well below; a wrong rewrite is orders above
 DOUBTFUL = 1e-3  # errors up to here may be rounding, in a net that magnifies it

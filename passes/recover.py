@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Feeds
 from pruneopt.cache import cache_folder
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model, constants, values

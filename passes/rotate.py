@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy.typing as npt
 
 from pruneopt.analysis.axes import Axis, atoms
 from pruneopt.analysis.infer import Analysis, analyse
+from pruneopt.arrays import Array
 from pruneopt.errors import UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
@@ -26,7 +24,6 @@ from pruneopt.passes.statistics.evidence import gather
 from pruneopt.passes.statistics.rows import pick
 from pruneopt.passes.statistics.stream import hold_out, split_batches, valid_tokens
 
-Array = npt.NDArray[Any]
 SAMPLES = 20_000  # rows of each norm's input
 AXES = ("heads", "stream")
 

@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pruneopt.arrays import Array
 from pruneopt.model import Model, constants, values
 
 if TYPE_CHECKING:
-    from pruneopt.analysis.observe import Feeds
+    from pruneopt.arrays import Feeds
     from pruneopt.passes.context import Context
 
-Array = npt.NDArray[Any]
 BIT = 2.0**-23  # of a float32
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy.typing as npt
-
-from pruneopt.analysis.observe import Feeds, Observer
+from pruneopt.analysis.observe import Observer
+from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model
 
-Array = npt.NDArray[Any]
 Progress = Callable[[str], None]
 
 

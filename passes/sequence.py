@@ -10,15 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import atoms
 from pruneopt.analysis.masks import mask_of, touched
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.passes.aim import Aim, Targets
 from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.masked import Masked
@@ -31,7 +29,6 @@ from pruneopt.passes.statistics.rows import Sampler
 from pruneopt.passes.statistics.stream import Stream
 from pruneopt.passes.statistics.through import Sample, Through
 
-Array = npt.NDArray[Any]
 FACTORS = (0.1, 1.0, 4.0)  # of the ridge, of which held-out rows choose
 SQUASHING = ("Softmax", "LogSoftmax", "Sigmoid")
 MOST_TARGETS = 1 << 27  # values of a last layer that it is refitted to

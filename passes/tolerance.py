@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
@@ -20,7 +20,6 @@ from pruneopt.passes.statistics.damage import Outputs, outputs
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 from pruneopt.passes.width import Width
 
-Array = npt.NDArray[Any]
 STEPS = 6  # shares that are tried, at most
 CLOSE = 1 / 32  # the answer is within that of the best share
 NEAR = 0.85  # of the tolerance; what comes as near as that is not bettered

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.widen import has_halves
 from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.context import Context
 
-Array = npt.NDArray[Any]
 Made = tuple[Mapping[str, Array], dict[str, Any]]
 AT_ONCE = 1 << 28  # bytes of the original's outputs that are held together
 

@@ -15,6 +15,7 @@ from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.masks import Mask
 from pruneopt.analysis.observe import derived_tensors
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
@@ -272,7 +273,7 @@ def keeps_divisor(group: Group, analysis: Analysis) -> bool:
     return not any(group.atom in atoms(use.axis) for use in analysis.statistics)
 
 
-def best(scores: np.ndarray[Any, Any], count: int) -> Mask:
+def best(scores: Array, count: int) -> Mask:
     """The mask that keeps the `count` largest scores; of equals the first. Shape [size]."""
     mask = np.zeros(scores.size, bool)
     mask[np.argsort(-scores, kind="stable")[:count]] = True

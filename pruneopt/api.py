@@ -13,16 +13,15 @@ from pruneopt.figures import report_of
 from pruneopt.first_look import make_context as make_context
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from pruneopt.analysis.explain import Inspection
+    from pruneopt.arrays import Feeds
     from pruneopt.model import Model
     from pruneopt.passes.base import Pass
     from pruneopt.passes.context import Context
     from pruneopt.passes.sparsify import Sparsify
     from pruneopt.report import Report, Result
 
-    Batches = str | Iterable[Mapping[str, np.ndarray[Any, Any]]]
+    Batches = str | Iterable[Feeds]
 
 
 SLOWER = 1.02  # times the input's latency: what is below is noise

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from pruneopt.analysis.observe import Observer, Run
     from pruneopt.api import Batches
+    from pruneopt.arrays import Feeds
     from pruneopt.model import Model
     from pruneopt.passes.context import Context
 
@@ -66,14 +65,14 @@ class _Trial:
         self.observer = observer
         self.runs: dict[int, Run] = {}
 
-    def works(self, feeds: Mapping[str, np.ndarray[Any, Any]]) -> bool:
+    def works(self, feeds: Feeds) -> bool:
         """Whether the model runs and no output is empty."""
         from pruneopt.frontends.widen import widen_feeds
 
         shapes, _ = self.runs[id(feeds)] = self.observer.run(widen_feeds(feeds))
         return all(0 not in shapes.get(name, ()) for name in self.outputs)
 
-    def hides(self, *feeds: Mapping[str, np.ndarray[Any, Any]]) -> bool:
+    def hides(self, *feeds: Feeds) -> bool:
         """Whether the first two runs agree on a size that is another in the third."""
         small, large, third = (self.runs[id(batch)][0] for batch in feeds)
         shapes = zip(small.values(), large.values(), third.values(), strict=True)

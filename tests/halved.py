@@ -8,7 +8,7 @@ import numpy as np
 
 from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Feeds
 from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.model import Model
 from pruneopt.passes.context import Context

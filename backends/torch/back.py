@@ -6,8 +6,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from torch import Tensor, fx
 
+from pruneopt.arrays import Array
 from pruneopt.backends.torch.origin import origin_of
-from pruneopt.backends.torch.values import Array, to_array
+from pruneopt.backends.torch.values import to_array
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.clone import Cloner
 from pruneopt.model import Model, values

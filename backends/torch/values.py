@@ -10,15 +10,14 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto
 from torch import Tensor
 
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError
 
-Array = npt.NDArray[Any]
 Setting = Any  # a tensor, or a Python number or (nested) list of them where it was constant
 
 # PyTorch computes with few unsigned types, so these are widened: values stay, wrap-around does not. Types of 4 bits

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from pruneopt.arrays import Feeds
 from pruneopt.backends.ort import Observer, Session
 from pruneopt.backends.turns import interleaved
 from pruneopt.backends.tvm import tuning
@@ -18,7 +16,6 @@ from pruneopt.backends.tvm.target import parse
 from pruneopt.errors import UsageError
 from pruneopt.model import Model
 
-Feeds = Mapping[str, np.ndarray[Any, Any]]
 TRIALS = 8  # schedules for each shape that is not known yet, as many as `tune` tries
 SECONDS = 3.0  # that two models are timed in turns
 ROUNDS = 7  # of these, at least

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.cost import is_weight
 from pruneopt.analysis.groups import Group, Touch
 from pruneopt.analysis.masks import pull_back
+from pruneopt.arrays import Array
 from pruneopt.model import values
 from pruneopt.passes.criteria.magnitude import magnitude_l2
 from pruneopt.passes.statistics.evidence import Evidence
@@ -32,12 +31,12 @@ def _makes(touch: Touch) -> bool:
     return bool(touch.dim == outputs)
 
 
-def _rows(touch: Touch) -> npt.NDArray[Any]:
+def _rows(touch: Touch) -> Array:
     weight = values(touch.use.constant).astype(np.float64)
     return np.moveaxis(weight, touch.dim, 0).reshape(weight.shape[touch.dim], -1)
 
 
-def _spread(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _spread(rows: Array) -> Array:
     """Sum over all rows of the distance to each. Shape [rows]."""
     square = np.square(rows).sum(1)
     distance = np.sqrt(np.maximum(square[:, None] + square - 2 * rows @ rows.T, 0))

@@ -6,18 +6,16 @@ HSIC(X, Y) = tr(H Kx H Ky) / (n - 1)^2 over n samples, H = I - 1/n. Kx is the me
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.groups import Group
+from pruneopt.arrays import Array
 from pruneopt.passes.criteria.magnitude import magnitude_l2
 from pruneopt.passes.learning.outputs import Meaning, meanings
 from pruneopt.passes.statistics.consumers import Consumer, consumers_of
 from pruneopt.passes.statistics.evidence import Evidence
 
-Array = npt.NDArray[Any]
 WIDTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
 REDUNDANCY = 0.1  # weight of what an entry of several features shares with the others
 SHARE = 0.1  # of the dependency beside the activations' size, for entries of one feature

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.blocks import Block, Blocks, bypass_of
 from pruneopt.analysis.lengths import Source
+from pruneopt.arrays import Array
 from pruneopt.model import Model
 from pruneopt.passes.exact.identities import drop_dead, replace
 from pruneopt.passes.rewriting.names import Names
@@ -19,8 +19,6 @@ from pruneopt.passes.rewriting.shrink import twins
 
 if TYPE_CHECKING:
     from pruneopt.passes.depth.switches import Inserter
-
-Array = npt.NDArray[Any]
 
 
 class Map(Protocol):

@@ -9,7 +9,7 @@ from math import prod
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.blocks import Block, Blocks, Term
 from pruneopt.analysis.masks import size_of
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Feeds
 from pruneopt.passes.context import Context
 from pruneopt.passes.depth.study import Study
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import numpy.typing as npt
 
 from pruneopt.analysis.blocks import Block, Blocks
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Feeds
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.depth.bypass import Amends, bypass
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
-
-Array = npt.NDArray[Any]
 
 
 class Judge:

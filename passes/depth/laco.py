@@ -10,15 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.blocks import Block, Blocks, bypass_of
+from pruneopt.arrays import Array
 from pruneopt.model import values
 from pruneopt.passes.depth.bypass import Amends, target
 from pruneopt.passes.depth.judge import Judge
 
-Array = npt.NDArray[Any]
 Place = tuple[int, int]  # of a node, and an input of it
 
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.blocks import Block, Blocks, bypass_of
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.passes.context import Context
 from pruneopt.passes.depth.bypass import Amends, bypass, target
 from pruneopt.passes.depth.judge import Judge, last_of_runs
@@ -25,7 +24,6 @@ from pruneopt.passes.statistics.leastsquares import refit, ridge
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.stream import valid_tokens
 
-Array = npt.NDArray[Any]
 RIDGES = (0.02, 0.2, 2.0)  # pulls towards the identity, of which held-out data chooses
 
 

@@ -7,17 +7,13 @@ whole model need not be best for what is left. Layers change places by their wei
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import numpy.typing as npt
 
 from pruneopt.analysis.blocks import Block, Blocks, bypass_of
+from pruneopt.arrays import Array
 from pruneopt.model import values
 from pruneopt.passes.depth.bypass import Amends, target
 from pruneopt.passes.depth.judge import Judge
 from pruneopt.passes.depth.laco import Place, match
-
-Array = npt.NDArray[Any]
 
 
 def reorder_layers(blocks: Blocks, dropped: Sequence[Block], judge: Judge) -> Amends:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.blocks import Block, Blocks
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.passes.context import Context
 from pruneopt.passes.depth.switches import switched
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.runtime import Session
 from pruneopt.passes.statistics.damage import Outputs, damage, distributions
 from pruneopt.passes.statistics.stream import valid_tokens
-
-Array = npt.NDArray[Any]
 
 
 class Study:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.blocks import Block, Blocks
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model
 from pruneopt.passes.depth.bypass import NOTHING, Amends
 from pruneopt.passes.rewriting.names import Names
@@ -48,7 +47,7 @@ class Bypassed:
         """Number of blocks that went."""
         return len(self.dropped)
 
-    def kept(self, name: str, array: npt.NDArray[Any], run: int) -> npt.NDArray[Any] | None:
+    def kept(self, name: str, array: Array, run: int) -> Array | None:
         """Inner tensors stay as they are; nothing is said of shape arithmetic."""
         known = name in self.blocks.analysis.seen.values
         return None if known else array
@@ -121,7 +120,7 @@ class Inserter:
         self._place.append(gs.Node(op, name, attributes, list(inputs), [made]))
         return made
 
-    def constant(self, value: npt.NDArray[Any]) -> gs.Constant:
+    def constant(self, value: Array) -> gs.Constant:
         """A constant of a fresh name."""
         return gs.Constant(self.names.new("pruneopt_switch"), value)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from pruneopt.analysis.groups import Group, Touch, find_groups
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import Mask, pull_back
 from pruneopt.analysis.op import Use
+from pruneopt.arrays import Array
 from pruneopt.model import values
 
 KEEP_ZERO = set(
@@ -108,6 +108,6 @@ def _makers(group: Group, readers: Sequence[_Reader]) -> Iterator[Touch]:
     yield from (t for t in group.touches if (id(t.use.node), t.use.slot, t.dim) not in summed)
 
 
-def _magnitude(weight: npt.NDArray[Any], dim: int, axis: Axis, atom: Axis) -> npt.NDArray[np.float64]:
+def _magnitude(weight: Array, dim: int, axis: Axis, atom: Axis) -> npt.NDArray[np.float64]:
     others = tuple(d for d in range(weight.ndim) if d != dim)
     return pull_back(axis, atom, np.abs(weight).sum(axis=others, dtype=np.float64))

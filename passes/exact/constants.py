@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Size
 from pruneopt.analysis.observe import Observation
+from pruneopt.arrays import Array
 
-Array = npt.NDArray[Any]
 SMALL = 4096  # bytes: a value that small is folded in any case
 
 

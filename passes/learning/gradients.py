@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model
 from pruneopt.passes.learning.losses import loss_of
 from pruneopt.passes.learning.net import Net, by_rows, require_torch
 from pruneopt.passes.statistics.stream import split_batches
 
-Array = npt.NDArray[Any]
 SAMPLES = 64  # LLM-Pruner takes 10
 
 

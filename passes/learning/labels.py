@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Feeds
 from pruneopt.errors import UsageError
 from pruneopt.model import Model
 

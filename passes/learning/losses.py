@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Feeds
 from pruneopt.errors import UsageError
 from pruneopt.model import Model
 from pruneopt.passes.learning.labels import classes

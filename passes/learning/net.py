@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 
-Array = npt.NDArray[Any]
 Tensors = dict[str, Any]  # name in the model -> torch.Tensor
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Feeds
 from pruneopt.model import Model
 from pruneopt.passes.learning.net import Net, Tensors
 from pruneopt.passes.learning.outputs import Meaning, distance, meanings, relative

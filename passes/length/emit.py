@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.widen import has_halves
 from pruneopt.model import Model
 from pruneopt.passes.rewriting.names import Names
 
-Operand: TypeAlias = "gs.Tensor | npt.NDArray[Any] | int | float | Sequence[Any]"
+Operand: TypeAlias = "gs.Tensor | Array | int | float | Sequence[Any]"
 FLOAT = onnx.TensorProto.FLOAT
 INT64 = onnx.TensorProto.INT64
 END = np.iinfo(np.int64).max
@@ -50,7 +50,7 @@ class Emit:
         """A constant for a number or array; integers are int64, other numbers float32."""
         if isinstance(value, gs.Tensor):
             return value
-        array: npt.NDArray[Any] = np.asarray(value)
+        array: Array = np.asarray(value)
         array = (
             array.astype(np.int64 if array.dtype.kind in "iu" else np.float32)
             if array.dtype != bool

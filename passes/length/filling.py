@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.cuts import Site
 from pruneopt.analysis.tokens import Tokens, same
+from pruneopt.arrays import Array
 from pruneopt.model import Model
 from pruneopt.passes.length import tome, topk
 from pruneopt.passes.length.counting import Count, Stage
@@ -19,8 +18,6 @@ from pruneopt.passes.length.gaps import Gap, Group
 from pruneopt.passes.length.scores import fitted, heads_of
 from pruneopt.passes.length.tensors import Tensors
 from pruneopt.passes.length.told import Told
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(eq=False)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.tokens import Tokens, same
+from pruneopt.arrays import Array
 from pruneopt.passes.length.counting import Counter
 from pruneopt.passes.length.emit import Emit
 from pruneopt.passes.length.gaps import Gap, Group
@@ -22,8 +22,6 @@ from pruneopt.passes.length.topk import Pick
 
 if TYPE_CHECKING:
     from pruneopt.passes.length.filling import Plan
-
-Array = npt.NDArray[Any]
 
 
 class Followed:

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.cuts import Site
-from pruneopt.analysis.observe import Feeds
 from pruneopt.analysis.tokens import Tokens, same
+from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.length import tome, topk
@@ -27,7 +25,6 @@ from pruneopt.passes.length.filling import Filled
 from pruneopt.passes.length.scores import fitted, heads_of
 from pruneopt.passes.rewriting.shrink import twins
 
-Array = npt.NDArray[Any]
 NEVER = -1e30  # exp of it is zero
 
 

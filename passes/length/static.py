@@ -11,16 +11,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pruneopt.analysis.tokens import Attention, Tokens, same
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError
 from pruneopt.passes.context import Context
 from pruneopt.passes.length.filling import Plan
 from pruneopt.passes.length.gaps import Group
 from pruneopt.passes.length.schedule import lengths
 
-Array = npt.NDArray[Any]
 SAMPLES = 64  # inputs that are looked at
 
 

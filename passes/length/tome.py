@@ -12,16 +12,14 @@ channels is done once: one gather, one scaling, one sum; everything else is smal
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.passes.length.counting import Count, Counter, Stage, halves, merged
 from pruneopt.passes.length.emit import FLOAT, Emit
 
-Array = npt.NDArray[Any]
 NOTHING = 1e-6  # the weight of padding
 FAR = 8.0  # more than any difference of cosines
 

@@ -9,16 +9,14 @@ that score. Padding has a score of zero, so that it stays last of all and weighs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.passes.length.counting import Count, Counter, Stage, picked
 from pruneopt.passes.length.emit import Emit
 
-Array = npt.NDArray[Any]
 ALWAYS = 1e6  # the score of tokens at the front
 
 

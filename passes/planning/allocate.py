@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group, alignment
+from pruneopt.arrays import Array
 from pruneopt.passes.planning.tally import Limit, Tally, unmet, worthwhile
 
-Array = npt.NDArray[Any]
 Kept = dict[Axis, int]
 LEVELS = 48  # sizes considered per group, about
 COARSE = 8  # groups of the largest steps, of which other sizes are tried

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Feeds
 from pruneopt.model import Model
 from pruneopt.passes.runtime import Backend
 

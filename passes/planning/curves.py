@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.groups import Group
+from pruneopt.arrays import Array
 from pruneopt.passes.statistics.evidence import Evidence, View
 from pruneopt.passes.statistics.leastsquares import ridge
 from pruneopt.passes.statistics.pairs import PairMoments
 
-Array = npt.NDArray[Any]
 STEPS = 64  # entries go in about this many lots
 
 

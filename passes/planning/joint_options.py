@@ -15,7 +15,7 @@ import numpy as np
 
 from pruneopt.analysis.blocks import Block, Blocks
 from pruneopt.analysis.infer import analyse
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Feeds
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Pass

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pruneopt.analysis.groups import Group
 from pruneopt.analysis.infer import Analysis
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.passes.context import Context
 from pruneopt.passes.criteria.magnitude import magnitude_l2
 from pruneopt.passes.planning.allocate import Choice, Kept, allocate, choice, trace
@@ -21,7 +20,6 @@ from pruneopt.passes.statistics.consumers import Consumer, consumers_of, find_co
 from pruneopt.passes.statistics.evidence import Evidence, gather
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
-Array = npt.NDArray[Any]
 MOST = 1 << 30  # bytes of moments held at a time
 
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pruneopt.analysis.groups import Group
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.planning.curves import Curve
@@ -27,7 +25,6 @@ from pruneopt.passes.statistics.evidence import Evidence, View
 from pruneopt.passes.statistics.leastsquares import refit, ridge
 from pruneopt.passes.statistics.stream import split_batches
 
-Array = npt.NDArray[Any]
 FORWARDS = 4.0  # passes over the calibration set that all probes together may take
 SHARES = (0.125, 0.5)  # of a group that its probes lose
 EVERYWHERE = (0.0625, 0.25)  # where everything reads the group

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
+from pruneopt.arrays import Array
 from pruneopt.passes.planning.line import Kept, Line, furthest
 from pruneopt.passes.planning.tally import Limit
 
@@ -17,7 +17,7 @@ from pruneopt.passes.planning.tally import Limit
 def ranked(
     groups: Sequence[Group],
     kinds: Mapping[Group, str],
-    scores: Mapping[Axis, npt.NDArray[Any]],
+    scores: Mapping[Axis, Array],
     limits: Sequence[Limit],
     align: int,
     floor: float,
@@ -36,7 +36,7 @@ def ranked(
 
 
 def _places(
-    groups: Sequence[Group], kinds: Mapping[Group, str], scores: Mapping[Axis, npt.NDArray[Any]]
+    groups: Sequence[Group], kinds: Mapping[Group, str], scores: Mapping[Axis, Array]
 ) -> dict[Group, npt.NDArray[np.float64]]:
     """For each group the places of its entries among all of its kind, best first, in [0, 1); sorted."""
     found: dict[Group, npt.NDArray[np.float64]] = {}

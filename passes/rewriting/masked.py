@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -20,8 +18,8 @@ from pruneopt.analysis.axes import Axis, find
 from pruneopt.analysis.bodies import graphs_of
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import Mask, Masks, mask_of, touched
-from pruneopt.analysis.observe import Feeds
 from pruneopt.analysis.op import Use
+from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import compress, twins
@@ -64,7 +62,7 @@ class Masked:
         """Number of axes that lose entries."""
         return len(self.masks)
 
-    def kept(self, name: str, array: npt.NDArray[Any], run: int) -> npt.NDArray[Any] | None:
+    def kept(self, name: str, array: Array, run: int) -> Array | None:
         """The kept entries of an inner tensor; None for shape arithmetic, which the rewrite may change."""
         axes = self.analysis.axes.get(name)
         if axes is None or name in self.analysis.seen.values:
@@ -154,7 +152,7 @@ class _Masking:
         tensor = node.inputs[slot]
         return len(tensor.shape) if isinstance(tensor, gs.Constant) else len(self.analysis.axes[tensor.name])
 
-    def _like(self, value: npt.NDArray[Any], tensor: gs.Tensor, node: gs.Node) -> gs.Tensor:
+    def _like(self, value: Array, tensor: gs.Tensor, node: gs.Node) -> gs.Tensor:
         if isinstance(tensor, gs.Constant):
             return self._constant(value.astype(values(tensor).dtype))
         if self.analysis.model.opset() < 15:
@@ -195,7 +193,7 @@ class _Masking:
 
     def _spread(self, node: gs.Node, out: int, axes: Sequence[Axis]) -> None:
         twin = self.twin[id(node)]
-        cuts: list[tuple[int | None, npt.NDArray[Any]]] = [
+        cuts: list[tuple[int | None, Array]] = [
             (dim, np.maximum(np.cumsum(keep) - 1, 0)) for dim, keep in self._cut(axes)
         ]
         target = twin.outputs[out]
@@ -210,7 +208,7 @@ class _Masking:
             output = target if i == len(cuts) - 1 else None
             made = self._node("Gather", inputs, self.after, node, output=output, axis=dim or 0)
 
-    def _constant(self, value: npt.NDArray[Any]) -> gs.Constant:
+    def _constant(self, value: Array) -> gs.Constant:
         array = np.ascontiguousarray(value).reshape(np.shape(value))  # a scalar stays one
         return gs.Constant(self.names.new("pruneopt_mask"), array)
 

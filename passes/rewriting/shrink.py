@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from pruneopt.analysis.infer import Analysis, ConstantUse
 from pruneopt.analysis.masks import Mask, Masks, mask_of, size_of, touched
 from pruneopt.analysis.observe import Observation
 from pruneopt.analysis.witness import axes_of
+from pruneopt.arrays import Array
 from pruneopt.frontends.mapped import release, spill
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
@@ -25,7 +25,6 @@ from pruneopt.passes.rewriting.witnesses import WitnessWriter
 LARGE_MODEL = 1 << 30  # bytes of weights from which on sliced ones go to disk
 BIG = 1 << 20  # bytes; smaller weights are not worth a file
 PIECE = 1 << 22  # bytes of a weight that are cut at once on their way there
-Array = npt.NDArray[Any]
 
 
 def shrink(analysis: Analysis, masks: Masks) -> Model:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
-
-Array = npt.NDArray[Any]
 
 
 def set_weight(model: Model, node: gs.Node, weight: Array, slot: int = 1) -> None:

@@ -6,18 +6,16 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.bodies import graphs_of
 from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
 from pruneopt.analysis.observe import Observation
 from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Scaled, Sizes, Style, Witness
+from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
-
-Array = npt.NDArray[Any]
 
 
 class WitnessWriter:

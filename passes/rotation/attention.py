@@ -7,19 +7,16 @@ For values z, E[z z^T] = L L^T and the output's matrix W with W L = U S V^T: z -
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Kind, atoms, factors, find
 from pruneopt.analysis.infer import Analysis, ConstantUse
+from pruneopt.arrays import Array
 from pruneopt.passes.rotation.turning import Editor
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.evidence import Evidence
 
-Array = npt.NDArray[Any]
 LINEAR = set(
     "Add Div Expand Gemm Identity MatMul Mul Reshape Shape Slice Split Squeeze Transpose Unsqueeze".split()
 )

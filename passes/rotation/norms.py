@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rotation.linear import Place
 
-Array = npt.NDArray[Any]
 RMS = {"RMSNormalization", "SimplifiedLayerNormalization"}
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import ConstantUse
+from pruneopt.arrays import Array
 from pruneopt.model import Model, values
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.weights import bias_of, set_bias
@@ -17,7 +16,6 @@ from pruneopt.passes.rotation.norms import Norm, as_rms
 from pruneopt.passes.rotation.streams import Residual, Scale
 from pruneopt.passes.statistics.consumers import Consumer
 
-Array = npt.NDArray[Any]
 ROWS = 1 << 22  # entries of a constant that are changed at once
 
 Change = Callable[[Array], Array]

@@ -14,12 +14,11 @@ from math import prod
 import numpy as np
 
 from pruneopt.analysis.infer import Analysis
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.passes.context import Context
 from pruneopt.passes.proof import comparison_points
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.sequence import Junction, junction_of
-from pruneopt.passes.sparsity.patterns import Array
 from pruneopt.passes.statistics.consumers import Consumer, find_consumers
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.stream import Stream

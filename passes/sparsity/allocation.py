@@ -11,10 +11,10 @@ from math import prod
 
 import numpy as np
 
+from pruneopt.arrays import Array
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.sparsity.layers import shape
-from pruneopt.passes.sparsity.patterns import Array
 from pruneopt.passes.sparsity.sequence import Settings
 from pruneopt.passes.sparsity.sites import LEVELS, rates, study
 from pruneopt.passes.statistics.consumers import Consumer

@@ -7,8 +7,8 @@ from functools import cached_property
 
 import numpy as np
 
+from pruneopt.arrays import Array
 from pruneopt.errors import UsageError
-from pruneopt.passes.sparsity.patterns import Array
 
 DAMPING = 0.01  # share of the variances that is added to the diagonal (Frantar & Alistarh 2023)
 FLOOR = 1e-4  # share of the mean variance that a feature without variance is given

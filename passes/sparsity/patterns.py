@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pruneopt.arrays import Array
 from pruneopt.errors import UsageError
 
-Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 TEXT = re.compile(r"(?:(\d+)x(\d+)|(\d+):(\d+)(?:x(\d+))?)")
 

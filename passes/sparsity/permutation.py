@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +16,11 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.axes import Axis, Kind, atoms, factors, find, parts
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.witness import Indices
+from pruneopt.arrays import Array
 from pruneopt.model import Model, constants, values
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import twins
-from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.sparsity.patterns import Pattern
 from pruneopt.passes.statistics.consumers import Consumer
 
 Order = npt.NDArray[np.int64]
@@ -91,7 +91,7 @@ def _restore_names(model: Model, made: Sequence[tuple[str, gs.Constant]]) -> Non
             used.add(old)
 
 
-def _taken(array: npt.NDArray[Any], taken: Sequence[Order]) -> npt.NDArray[Any]:
+def _taken(array: Array, taken: Sequence[Order]) -> Array:
     for dim, order in enumerate(taken):
         if not np.array_equal(order, np.arange(len(order))):
             array = np.take(array, order, axis=dim)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import Analysis
+from pruneopt.arrays import Array
 from pruneopt.model import Model, values
 from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
@@ -17,7 +18,7 @@ from pruneopt.passes.sparsity.aims import Aims
 from pruneopt.passes.sparsity.features import Rows, aimed, in_pieces, joined, measure, pieces
 from pruneopt.passes.sparsity.methods import Method
 from pruneopt.passes.sparsity.methods.ria import importance
-from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.sparsity.patterns import Pattern
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.stream import Stream, split_batches
 

@@ -12,12 +12,13 @@ from itertools import groupby
 
 import numpy as np
 
+from pruneopt.arrays import Array
 from pruneopt.model import Model, values
 from pruneopt.passes.context import Context
 from pruneopt.passes.sparsity.features import in_pieces, measure
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.layers import shape
-from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.sparsity.patterns import Pattern
 from pruneopt.passes.sparsity.sequence import (
     Change,
     Settings,

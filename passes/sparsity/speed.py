@@ -17,6 +17,7 @@ import numpy as np
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
 from pruneopt.analysis.infer import Analysis
+from pruneopt.arrays import Array
 from pruneopt.model import Model, values
 from pruneopt.passes.context import Context
 from pruneopt.passes.planning.allocate import Choice, allocate
@@ -27,7 +28,7 @@ from pruneopt.passes.rewriting.weights import set_weight
 from pruneopt.passes.runtime import ZeroKernels
 from pruneopt.passes.sparsity.layers import shape
 from pruneopt.passes.sparsity.methods.magnitude import magnitude
-from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.sparsity.patterns import Pattern
 from pruneopt.passes.sparsity.sites import LEVELS
 from pruneopt.passes.statistics.consumers import Consumer
 

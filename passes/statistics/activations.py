@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.rules.elementwise import BROADCAST, UNARY
+from pruneopt.arrays import Array
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 
-Array = npt.NDArray[Any]
 OPS = {*UNARY, *BROADCAST}
 LONGEST = 12  # nodes
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +12,9 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Kind, atoms, factors, find, parts
 from pruneopt.analysis.infer import Analysis, ConstantUse
+from pruneopt.arrays import Array
 from pruneopt.model import values
 
-Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]
 
 

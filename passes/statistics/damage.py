@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model, values
 from pruneopt.passes.context import Context
 
-Array = npt.NDArray[Any]
 Outputs = list[dict[str, Array]]
 TINY = 1e-12
 BLOCK = 1 << 14  # elements that are compared at once

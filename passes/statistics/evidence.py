@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, atoms
 from pruneopt.analysis.groups import Group
 from pruneopt.analysis.infer import Analysis
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.errors import UsageError
 from pruneopt.model import values
 from pruneopt.passes.context import Context
@@ -26,7 +25,6 @@ from pruneopt.passes.statistics.stream import Stream
 if TYPE_CHECKING:
     from pruneopt.passes.learning.gradients import Gradients
 
-Array = npt.NDArray[Any]
 SAMPLES = 20_000  # rows per consumer; at least eight per feature
 
 

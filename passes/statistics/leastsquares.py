@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from pruneopt.arrays import Array
+
 FLOOR = 1e-4  # share of the mean variance that a feature without variance is given
 
 

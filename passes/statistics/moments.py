@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from pruneopt.arrays import Array
+
 BLOCK = 1 << 23  # elements that are multiplied at once, about
 
 

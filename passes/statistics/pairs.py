@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +10,8 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Kind, find, parts
 from pruneopt.analysis.infer import Analysis
+from pruneopt.arrays import Array
 
-Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]
 
 

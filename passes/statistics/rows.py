@@ -5,15 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from pruneopt.arrays import Array
 from pruneopt.passes.statistics.consumers import Consumer
 
-Array = npt.NDArray[Any]
 Index = npt.NDArray[np.int64]
 
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from math import prod
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.observe import Feeds, Observation
+from pruneopt.analysis.observe import Observation
+from pruneopt.arrays import Array, Feeds
 from pruneopt.frontends.dimensions import is_dynamic
 from pruneopt.frontends.widen import has_halves, widen, widen_feeds
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 
-Array = npt.NDArray[Any]
 T = TypeVar("T")
 MOST_MADE = 1 << 27  # bytes of outputs that one batch makes
 LEAST = 10  # batches, as far as there are rows

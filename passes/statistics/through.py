@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pruneopt.arrays import Array
 from pruneopt.passes.statistics.leastsquares import Refit, refit
 from pruneopt.passes.statistics.moments import Moments
 
-Array = npt.NDArray[Any]
 ROUNDS = 3
 MOST = 1 << 28  # bytes of rows that are held
 

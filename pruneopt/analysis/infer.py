@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
 
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Kind, Reason, find, freeze, is_frozen
@@ -17,6 +15,7 @@ from pruneopt.analysis.op import Axes, Op, Use
 from pruneopt.analysis.rules import find_rule
 from pruneopt.analysis.unify import Clash, unify
 from pruneopt.analysis.witness import Witness
+from pruneopt.arrays import Array
 from pruneopt.model import Model, values
 
 
@@ -157,7 +156,7 @@ class _Inference:
             return None
         return self.result.axes.setdefault(tensor.name, [Axis(size) for size in shape])
 
-    def _known(self, tensor: gs.Tensor) -> npt.NDArray[Any] | None:
+    def _known(self, tensor: gs.Tensor) -> Array | None:
         if isinstance(tensor, gs.Constant):
             return values(tensor)
         return self.seen.static.get(tensor.name)

@@ -7,21 +7,19 @@ chain (`static_values`), never from two runs agreeing by chance (`min(length, 51
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Size
 from pruneopt.analysis.bodies import SEEN, inner_tensors, nodes_of, opened
+from pruneopt.arrays import Array, Feeds
 from pruneopt.errors import PruneoptError
 from pruneopt.model import RANDOM, Model, values
 
-Array = npt.NDArray[Any]
-Feeds = Mapping[str, Array]
 MOST = 1 << 24  # bytes of a derived value that is kept
 
 Run = tuple[dict[str, tuple[int, ...]], dict[str, Array]]  # shapes of all tensors, values of the watched

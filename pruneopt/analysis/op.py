@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Reason, Size, concat, couple, freeze, product, show
 from pruneopt.analysis.relation import Relation
 from pruneopt.analysis.unify import Clash, unify
 from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Scaled, Sizes, Style, Witness
+from pruneopt.arrays import Array
 
 Axes = list[Axis]
 INT32, INT64 = 6, 7  # onnx.TensorProto's numbers
@@ -57,7 +57,7 @@ class Op:
     node: gs.Node
     inputs: list[Axes | None]
     outputs: list[Axes | None]
-    constants: list[npt.NDArray[Any] | None]
+    constants: list[Array | None]
     opset: int
     runs: int
     axes_of: Callable[[gs.Tensor], Axes | None]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pruneopt.arrays import Array
 from pruneopt.errors import UsageError
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.methods import METHODS, find_method
 from pruneopt.passes.sparsity.methods.sparsegpt import _costs
-from pruneopt.passes.sparsity.patterns import Array, parse_pattern
+from pruneopt.passes.sparsity.patterns import parse_pattern
 
 PATTERNS = ("unstructured", "16x1", "1x16", "2:4", "2:4x16", "3:8", "4x4")
 SHAPE = (40, 150)  # neither is a multiple of 16, and the features fill more than one block

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +13,7 @@ from pruneopt.analysis.groups import Group
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import Masks, mask_of
 from pruneopt.analysis.op import Use
+from pruneopt.arrays import Array
 from pruneopt.model import Model, values
 from pruneopt.passes.learning.masks.gates import gate_of, gated_uses
 from pruneopt.passes.rewriting.names import Names
@@ -55,7 +55,7 @@ def fold(small: Model, analysis: Analysis, masks: Masks, gates: Scores) -> Model
     return made
 
 
-def put(small: Model, analysis: Analysis, masks: Masks, weights: Mapping[str, npt.NDArray[Any]]) -> Model:
+def put(small: Model, analysis: Analysis, masks: Masks, weights: Mapping[str, Array]) -> Model:
     """A copy of the shrunk model with other weights, which come by name and at full size."""
     made = small.copy()
     nodes = nodes_by_output(made)
@@ -72,7 +72,7 @@ def nodes_by_output(model: Model) -> dict[str, gs.Node]:
     return {t.name: node for node in model.graph.nodes for t in node.outputs}
 
 
-def replace(model: Model, node: gs.Node, slot: int, value: npt.NDArray[Any]) -> None:
+def replace(model: Model, node: gs.Node, slot: int, value: Array) -> None:
     """An input of a node becomes this constant, in the old one's type; others that use the old one keep it."""
     old = node.inputs[slot]
     name = old.name if len(old.outputs) == 1 else Names(model.graph).new(f"{old.name}_learned")

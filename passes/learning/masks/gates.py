@@ -13,8 +13,8 @@ from pruneopt.analysis.axes import Axis, Kind, atoms, factors, find, parts
 from pruneopt.analysis.bodies import graphs_of
 from pruneopt.analysis.groups import Group
 from pruneopt.analysis.infer import Analysis
-from pruneopt.analysis.observe import Feeds
 from pruneopt.analysis.op import Use
+from pruneopt.arrays import Feeds
 from pruneopt.model import Model
 from pruneopt.passes.learning.net import Net, Tensors
 from pruneopt.passes.rewriting.names import Names

@@ -23,6 +23,7 @@ from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.cost import is_weight
 from pruneopt.analysis.groups import Group, Touch
 from pruneopt.analysis.masks import pull_back
+from pruneopt.arrays import Array
 from pruneopt.passes.learning.masks.method import Scores, Setting
 from pruneopt.passes.learning.net import Tensors
 
@@ -128,7 +129,7 @@ class Adapted:
         """The moving averages."""
         return {g.atom: self.average[g] for g in self.groups}
 
-    def adapted(self) -> dict[str, npt.NDArray[Any]]:
+    def adapted(self) -> dict[str, Array]:
         """The weights with their adapters, by name, at full size."""
         return {name: tensor.detach().numpy() for name, tensor in self.changed({}).items()}
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.axes import Axis
+from pruneopt.arrays import Array
 from pruneopt.passes.learning.net import Tensors
 from pruneopt.passes.planning.tally import Limit
 
@@ -55,7 +56,7 @@ class Frozen:
         """None."""
         return {}
 
-    def adapted(self) -> dict[str, npt.NDArray[Any]]:
+    def adapted(self) -> dict[str, Array]:
         """None."""
         return {}
 
@@ -97,5 +98,5 @@ class Method(Protocol):
     def scores(self) -> Scores:
         """What every entry is worth now: larger stays. Shape [size of the atom]."""
 
-    def adapted(self) -> dict[str, npt.NDArray[Any]]:
+    def adapted(self) -> dict[str, Array]:
         """Weights that have learned with the gates, by name, at full size."""

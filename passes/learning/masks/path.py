@@ -8,14 +8,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.cache import cache_folder
 from pruneopt.errors import PruneoptError
 from pruneopt.model import values
@@ -29,7 +28,7 @@ class Found:
 
     scores: Scores
     entered: Sequence[Sequence[int]] = ()
-    adapted: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    adapted: Mapping[str, Array] = field(default_factory=dict)
 
 
 def sign(groups: Sequence[Group]) -> int:

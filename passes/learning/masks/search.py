@@ -9,7 +9,7 @@ import numpy as np
 
 from pruneopt.analysis.groups import Group
 from pruneopt.analysis.infer import Analysis
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Feeds
 from pruneopt.passes.learning.losses import loss_of
 from pruneopt.passes.learning.masks.gates import Gated
 from pruneopt.passes.learning.masks.method import Method, Setting

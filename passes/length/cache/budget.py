@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, atoms
 from pruneopt.analysis.infer import Analysis, analyse
-from pruneopt.analysis.observe import Feeds
 from pruneopt.analysis.tokens import Tokens
+from pruneopt.arrays import Array, Feeds
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
@@ -31,7 +29,6 @@ from pruneopt.passes.length.cache.turning import Place, Turning, Turnings
 from pruneopt.passes.length.emit import Emit, order
 from pruneopt.passes.length.extent.constants import steers
 
-Array = npt.NDArray[Any]
 MORE = 5  # tokens that the proof's caches have beyond the budget
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from pruneopt.analysis.cost import CostModel
 from pruneopt.analysis.infer import Analysis, analyse
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Feeds
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.base import Outcome

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.infer import Analysis
-from pruneopt.analysis.observe import Feeds
+from pruneopt.arrays import Array, Feeds
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.claims import Unchanged
@@ -54,6 +53,6 @@ class Elsewhere:
         """Number of dimensions that became smaller."""
         return len(self.ends)
 
-    def kept(self, name: str, array: npt.NDArray[np.generic], run: int) -> npt.NDArray[Any] | None:
+    def kept(self, name: str, array: npt.NDArray[np.generic], run: int) -> Array | None:
         """Nothing is said of inner tensors."""
         return None

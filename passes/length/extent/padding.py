@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.infer import Analysis, analyse
-from pruneopt.analysis.observe import Feeds
 from pruneopt.analysis.tokens import meets, same
+from pruneopt.arrays import Array, Feeds
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.dimensions import is_dynamic, key_of
 from pruneopt.model import Model
@@ -29,7 +27,6 @@ from pruneopt.passes.length.emit import INT64, Emit, order
 from pruneopt.passes.length.extent.ends import End, find_ends
 from pruneopt.passes.proof import prove
 
-Array = npt.NDArray[Any]
 CARRIERS = {"Cast", "Unsqueeze", "Identity", "Reshape", "Squeeze", "Expand"}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
+from pruneopt.arrays import Array
 from pruneopt.errors import UsageError
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.methods.admm import admm
@@ -17,7 +18,7 @@ from pruneopt.passes.sparsity.methods.magnitude import magnitude
 from pruneopt.passes.sparsity.methods.ria import ria
 from pruneopt.passes.sparsity.methods.sparsegpt import sparsegpt
 from pruneopt.passes.sparsity.methods.wanda import wanda
-from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.sparsity.patterns import Pattern
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from pruneopt.arrays import Array
 from pruneopt.passes.sparsity.gram import Gram, needed
-from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.sparsity.patterns import Pattern
 
 RISING, SETTLING = 30, 10  # rounds
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from pruneopt.arrays import Array
 from pruneopt.passes.sparsity.gram import Gram
-from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.sparsity.patterns import Pattern
 
 
 def magnitude(weight: Array, gram: Gram | None, pattern: Pattern, sparsity: float) -> Array:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from pruneopt.arrays import Array
 from pruneopt.passes.sparsity.gram import Gram
-from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.sparsity.patterns import Pattern
 
 POWER = 0.5  # of the norm
 

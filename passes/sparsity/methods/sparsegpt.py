@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from pruneopt.arrays import Array
 from pruneopt.passes.sparsity.gram import Gram, needed
-from pruneopt.passes.sparsity.patterns import Array, Pattern
+from pruneopt.passes.sparsity.patterns import Pattern
 
 BLOCK = 128  # features, about, whose units are chosen together
 
