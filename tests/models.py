@@ -154,6 +154,17 @@ def tied_language_model(words: int = 50, width: int = 32) -> onnx.ModelProto:
     return model
 
 
+def halved(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """All numbers in half precision."""
+    for weight in proto.graph.initializer:
+        array = numpy_helper.to_array(weight)
+        if array.dtype == np.float32:
+            weight.CopyFrom(numpy_helper.from_array(array.astype(np.float16), weight.name))
+    for end in (*proto.graph.input, *proto.graph.output):
+        end.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return proto
+
+
 def save(proto: onnx.ModelProto, folder: Path, name: str = "model.onnx") -> Path:
     """The model as a file."""
     onnx.save(proto, folder / name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import factors
+from pruneopt.analysis.axes import Axis, factors
 from pruneopt.analysis.cuts import Site
 from pruneopt.analysis.tokens import Attention, Tokens, meets, same
 from pruneopt.errors import PruneoptError
@@ -20,14 +20,18 @@ def heads_of(tokens: Tokens, attention: Attention, site: Site) -> int | None:
         raise PruneoptError(
             f"'{attention.probabilities}' has {len(axes)} dimensions; scores have three or four"
         )
-    batch = tokens.analysis.axes[site.tensor][site.dims[0]]
-    heads = {n // b for n, b in zip(axes[0].size, batch.size, strict=True)}
-    if same(axes[0], batch):
+    return heads_in(axes[0], tokens.analysis.axes[site.tensor][site.dims[0]], attention.probabilities)
+
+
+def heads_in(axis: Axis, batch: Axis, name: str) -> int:
+    """Heads that a dimension of tensor `name` holds behind the batch; 0 where it is the batch alone."""
+    if same(axis, batch):
         return 0
-    if len(heads) != 1 or (not meets(axes[0], batch) and set(batch.size) != {1}):
-        raise PruneoptError(f"'{attention.probabilities}' does not hold batch and heads")
-    if set(batch.size) != {1} and not meets(factors(axes[0])[0], batch):
-        raise PruneoptError(f"'{attention.probabilities}' holds heads in front of the batch")
+    heads = {n // b for n, b in zip(axis.size, batch.size, strict=True)}
+    if len(heads) != 1 or (not meets(axis, batch) and set(batch.size) != {1}):
+        raise PruneoptError(f"'{name}' does not hold batch and heads")
+    if set(batch.size) != {1} and not meets(factors(axis)[0], batch):
+        raise PruneoptError(f"'{name}' holds heads in front of the batch")
     return heads.pop()
 
 

@@ -11,7 +11,7 @@ from pruneopt.analysis.tokens import Tokens, meets, same
 from pruneopt.passes.length import tome, topk
 from pruneopt.passes.length.counting import Counter
 from pruneopt.passes.length.emit import FLOAT, Emit
-from pruneopt.passes.length.scores import heads_of
+from pruneopt.passes.length.scores import heads_in, heads_of
 from pruneopt.passes.length.tensors import Tensors
 
 
@@ -32,22 +32,26 @@ class Told:
         """
         emit, attention = self.emit, site.attention
         key, axes = emit.wide(self.tensors.named(attention.key)), self.tokens.analysis.axes[attention.key]
-        rank, heads = len(axes), heads_of(self.tokens, attention, site)
+        rank = len(axes)
         token = next(i for i, a in enumerate(axes) if same(a, attention.tokens))
         width = rank - 2 if token == rank - 1 else rank - 1
         size = axes[width].size[0]
-        if rank == 3 and not heads:
-            lead = next(i for i in range(rank) if i not in (token, width))
-            return emit.transpose(key, (lead, token, width))
         if rank == 4:
             key, heads, token = self._batch_first(key, axes, site, (token, width))
             flat = emit.op("Reshape", key, [0, 0, -1])
         else:
-            fixed = first and axes[token].static
+            lead = 3 - token - width
+            batch = self.tokens.analysis.axes[site.tensor][site.dims[0]]
+            heads = heads_in(axes[lead], batch, attention.key)
+            if not heads:
+                return emit.transpose(key, (lead, token, width))
+            number = axes[token].size[0] if first and axes[token].static else emit.size(key, token)
+            if lead:
+                key, token = emit.transpose(key, (lead, token, width)), 1
             count = Counter(emit)
-            line = count.mul(axes[token].size[0] if fixed else emit.size(key, token), size)
+            line = count.mul(number, size)
             flat = emit.op("Reshape", key, emit.join([-1, heads], count.line(line)))
-        mean = emit.op("MatMul", np.full((1, heads or 1), 1 / (heads or 1), np.float32), flat)
+        mean = emit.op("MatMul", np.full((1, heads), 1 / heads, np.float32), flat)
         if token == rank - 1:
             return emit.op("Transpose", emit.op("Reshape", mean, [0, size, -1]), perm=[0, 2, 1])
         return emit.op("Reshape", mean, [0, -1, size])

@@ -122,12 +122,10 @@ def _along(emit: Emit, x: gs.Tensor, dim: int, rank: int, mixing: Array) -> gs.T
         if np.array_equal(picked, np.arange(len(picked))):
             return emit.slice(x, dim, [0], [len(picked)])
         return emit.op("Gather", x, picked, axis=dim)
-    if dim == rank - 1:
-        return emit.op("MatMul", x, mixing.T)
     if dim == rank - 2:
-        return emit.op("MatMul", mixing, x)
+        return emit.op("MatMul", emit.like(emit.tensor(mixing), x), x)
     turn = [i for i in range(rank) if i != dim] + [dim]
-    turned = emit.op("MatMul", emit.transpose(x, turn), mixing.T)
+    turned = emit.op("MatMul", emit.transpose(x, turn), emit.like(emit.tensor(mixing.T), x))
     return emit.transpose(turned, [turn.index(i) for i in range(rank)])
 
 

@@ -28,6 +28,7 @@ class Encoder:
         masked: a mask `[batch, tokens]` of 1 and 0 is an input.
         read: `first` token, `all` tokens or their `mean`.
         opset: of the graph.
+        folded: queries and keys have batch and heads in one dimension, scores in two.
     """
 
     layers: int = 3
@@ -35,6 +36,7 @@ class Encoder:
     masked: bool = False
     read: str = "first"
     opset: int = 17
+    folded: bool = False
 
     def proto(self) -> onnx.ModelProto:
         """The graph; input `x` is [batch, tokens, WIDTH]."""
@@ -73,11 +75,20 @@ class Encoder:
             self._heads(b, b.node("MatMul", x, b.weight(WIDTH, WIDTH)), p)
             for p in ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3])
         )
-        scores = b.node("Mul", b.node("MatMul", q, k), b.value((WIDTH // HEADS) ** -0.5, np.float32))
+        scores = b.node("Mul", self._product(b, q, k), b.value((WIDTH // HEADS) ** -0.5, np.float32))
         probabilities = b.node("Softmax", b.node("Add", scores, bias) if bias else scores, axis=-1)
         out = b.node("Transpose", b.node("MatMul", probabilities, v), perm=[0, 2, 1, 3])
         flat = b.node("Reshape", out, b.value([0, self.tokens or -1, WIDTH]))
         return b.node("MatMul", flat, b.weight(WIDTH, WIDTH))
+
+    def _product(self, b: Builder, q: str, k: str) -> str:
+        if not self.folded:
+            return b.node("MatMul", q, k)
+        length, width = self.tokens or -1, WIDTH // HEADS
+        q, k = (
+            b.node("Reshape", x, b.value([-1, *n])) for x, n in ((q, (length, width)), (k, (width, length)))
+        )
+        return b.node("Reshape", b.node("MatMul", q, k), b.value([-1, HEADS, length, length]))
 
     def _heads(self, b: Builder, x: str, perm: list[int]) -> str:
         split = b.node(

@@ -16,7 +16,7 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.length.extent.matrices import cubic, first, linear, padded, sampled
 from pruneopt.passes.spec import parse_passes
-from tests.models import Builder
+from tests.models import Builder, halved
 
 Array = npt.NDArray[Any]
 WIDTH = 32
@@ -269,3 +269,9 @@ def test_another_bias_between_pairs_of_places_is_refused() -> None:
 def test_what_makes_no_sense_is_refused(spec: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         parse_passes(spec)
+
+
+def test_half_precision_stays_half() -> None:
+    result = smaller(halved(vit(32, images(1, 65, WIDTH))), "length{resolution=0.75}")
+    found = run(result.model.proto(), images(2, 3, 32, 32).astype(np.float16))
+    assert found.dtype == np.float16

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import numpy_helper
 
 import pruneopt as po
 from pruneopt.api import make_context
@@ -17,7 +17,7 @@ from pruneopt.passes.length import Length
 from pruneopt.passes.length.counting import Stage
 from pruneopt.passes.length.schedule import lengths, removing, schedule, shares
 from pruneopt.passes.proof import prove
-from tests.models import convnet, loaded
+from tests.models import convnet, halved, loaded
 from tests.passes.length.net import Encoder
 
 
@@ -37,15 +37,12 @@ def test_a_budget_is_met_as_closely_as_tokens_allow() -> None:
     assert 0.65 < report["output"]["macs"] / report["input"]["macs"] <= 0.7
 
 
-def test_half_precision_stays_half() -> None:
-    proto = Encoder(tokens=None, masked=True, read="all").proto()
-    for weight in proto.graph.initializer:
-        array = numpy_helper.to_array(weight)
-        if array.dtype == np.float32:
-            weight.CopyFrom(numpy_helper.from_array(array.astype(np.float16), weight.name))
-    for end in (*proto.graph.input, *proto.graph.output):
-        end.type.tensor_type.elem_type = TensorProto.FLOAT16
-    short = po.prune(loaded(proto), passes="length{left=0.5}", timed=False)
+@pytest.mark.parametrize(
+    "spec", ["length{left=0.5}", "length{keep=0.7, method=topk}", "length{sequence=0.7}"]
+)
+def test_half_precision_stays_half(spec: str) -> None:
+    proto = halved(Encoder(tokens=None if "sequence" not in spec else 16, masked=True, read="all").proto())
+    short = po.prune(loaded(proto), passes=spec, timed=False)
     onnx.checker.check_model(short.model.proto(), full_check=True)
 
 

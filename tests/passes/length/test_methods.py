@@ -65,6 +65,15 @@ def test_merging_equals_the_equations(opset: int) -> None:
         np.testing.assert_allclose(outputs(model, x=x), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_keys_may_have_batch_and_heads_in_one_dimension_and_scores_in_two() -> None:
+    """As Keras writes an attention's einsum."""
+    encoder = Encoder(folded=True)
+    model, _ = shortened(encoder, r=4)
+    x = inputs(3, 17)
+    expected = np.stack([run(encoder.proto(), each, tome([4, 4, 4], 1)).x[0] for each in x])
+    np.testing.assert_allclose(outputs(model, x=x), expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("read", ["first", "all", "mean"])
 @pytest.mark.parametrize("tokens", [17, None])
 def test_merging_wherever_tokens_are_read(read: str, tokens: int | None) -> None:
