@@ -15,6 +15,7 @@ from pruneopt.model import Model, values
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
+from pruneopt.passes.rewriting.edits import place_of
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.statistics.stream import Stream
 
@@ -147,7 +148,7 @@ def _shorten(model: Model, readers: set[str], kept: Array, names: Names) -> None
     _replace(table, nodes, short)
     for node in nodes:
         inner = gs.Variable(names.new(f"{node.outputs[0].name}_places"), np.int64)
-        at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
+        at = place_of(model.graph.nodes, node)
         model.graph.nodes.insert(
             at, gs.Node("Gather", names.new(inner.name), {"axis": 0}, [place, node.inputs[1]], [inner])
         )

@@ -12,10 +12,11 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.infer import analyse
 from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError, UsageError
-from pruneopt.model import Model
+from pruneopt.model import Model, makers
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
+from pruneopt.passes.rewriting.edits import place_of
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import tidy
 from pruneopt.passes.sparsity.gram import Gram
@@ -88,7 +89,7 @@ def truncated(weight: Array, gram: Gram | None, pattern: Pattern, ratio: float) 
 def factored(model: Model, changes: Sequence[tuple[Consumer, Change]], ranks: Mapping[str, int]) -> Model:
     """A copy of the model in which weights of these ranks are two factors each."""
     made = model.copy()
-    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
+    nodes = makers(made.graph)
     names = Names(made.graph)
     for consumer, change in changes:
         (matrix,) = consumer.as_matrix(change.weight)
@@ -122,7 +123,7 @@ def _split(model: Model, node: gs.Node, factors: tuple[Array, Array], names: Nam
         for which, array in (("in", before), ("out", after))
     ]
     op = "Conv" if node.op == "Conv" else "MatMul"
-    at = next(i for i, n in enumerate(model.graph.nodes) if n is node)
+    at = place_of(model.graph.nodes, node)
     model.graph.nodes.insert(
         at, gs.Node(op, names.new(inner.name), attributes, [node.inputs[0], weights[0]], [inner])
     )

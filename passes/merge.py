@@ -13,6 +13,7 @@ from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
 from pruneopt.passes.exact.identities import drop_dead
+from pruneopt.passes.rewriting.edits import place_of
 from pruneopt.passes.rewriting.names import Names
 
 
@@ -85,7 +86,7 @@ def _bias_add(product: gs.Node, ends: set[str]) -> gs.Node | None:
 
 def _join(model: Model, siblings: list[_Linear], names: Names) -> None:
     first = siblings[0].product
-    at = next(i for i, n in enumerate(model.graph.nodes) if n is first)
+    at = place_of(model.graph.nodes, first)
     weight = np.concatenate([values(x.weight) for x in siblings], axis=1)
     out = gs.Variable(names.new(f"{first.outputs[0].name}_joined"), siblings[0].last.outputs[0].dtype)
     made = [

@@ -24,7 +24,8 @@ from pruneopt.model import Model, values
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
-from pruneopt.passes.exact.identities import drop_dead, replace
+from pruneopt.passes.exact.identities import drop_dead
+from pruneopt.passes.rewriting.edits import place_of, read_instead
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import compress, tidy, twins
 from pruneopt.passes.rewriting.witnesses import WitnessWriter
@@ -166,7 +167,7 @@ class _Region:
             new = gs.Node(
                 node.op, names.new(node.name or node.op), dict(old.attrs), inputs, [out], node.domain
             )
-            copy.graph.nodes.insert(_position(copy.graph, old), new)
+            copy.graph.nodes.insert(place_of(copy.graph.nodes, old), new)
             for witness in self.analysis.witnesses:
                 if witness.node is node and any(touched(a, mask) for a in axes_of(witness)):
                     writer.write(witness, new)
@@ -193,8 +194,4 @@ class _Region:
                     gs.Constant(f"{tensor.name}//first", np.zeros_like(values(pick.inputs[1]))),
                 ]
             else:
-                replace(tensor, restricted)
-
-
-def _position(graph: gs.Graph, node: gs.Node) -> int:
-    return next(i for i, n in enumerate(graph.nodes) if n is node)
+                read_instead(tensor, restricted)

@@ -105,6 +105,11 @@ def values(constant: gs.Constant) -> NDArray[Any]:
     return stored if isinstance(stored, np.ndarray) else np.asarray(stored.load())
 
 
+def makers(graph: gs.Graph) -> dict[str, gs.Node]:
+    """What makes each tensor of the main graph, by its name."""
+    return {tensor.name: node for node in graph.nodes for tensor in node.outputs if tensor.name}
+
+
 def constants(graph: gs.Graph) -> list[gs.Constant]:
     """Every constant that the graph or a subgraph uses, once each."""
     return list({id(constant): constant for constant in _constants(graph)}.values())

@@ -15,7 +15,7 @@ from pruneopt.backends.tvm.compiler import Plan
 from pruneopt.backends.tvm.fallback import LEAST_IR, function
 from pruneopt.backends.tvm.packing import pack
 from pruneopt.backends.tvm.sites import Site
-from pruneopt.model import Model
+from pruneopt.model import Model, makers
 
 DOMAIN = "pruneopt"
 
@@ -29,12 +29,11 @@ def rewrite(model: Model, chosen: Mapping[str, tuple[Site, Plan]], fallback: boo
     new = model.copy()
     if not any(each.domain == DOMAIN for each in new.header.opset_import):
         new.header.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
-    makers = {tensor.name: node for node in new.graph.nodes for tensor in node.outputs}
-    tensors = {tensor.name: tensor for node in new.graph.nodes for tensor in [*node.inputs, *node.outputs]}
+    made, tensors = makers(new.graph), new.graph.tensors()
     for name, (site, plan) in chosen.items():
-        first = makers[site.node.outputs[0].name]
+        first = made[site.node.outputs[0].name]
         y = tensors[name]
-        replaced = {id(makers[node.outputs[0].name]) for node in site.fused}
+        replaced = {id(made[node.outputs[0].name]) for node in site.fused}
         x = first.inputs[0]
         inputs = [x, *_arrays(name, site, plan)]
         node = gs.Node(plan.name, f"{first.name or name}/sparse", {}, inputs, domain=DOMAIN)

@@ -13,7 +13,8 @@ from pruneopt.analysis.blocks import Block, Blocks, bypass_of
 from pruneopt.analysis.lengths import Source
 from pruneopt.arrays import Array
 from pruneopt.model import Model
-from pruneopt.passes.exact.identities import drop_dead, replace
+from pruneopt.passes.exact.identities import drop_dead
+from pruneopt.passes.rewriting.edits import make_instead, place_of, read_instead
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import twins
 
@@ -73,7 +74,7 @@ def bypass(blocks: Blocks, dropped: Sequence[Block], amends: Amends = NOTHING) -
     # Without a change of the outputs the signature stays, inputs that nothing reads included.
     unused = {name for block in dropped for name in block.inputs} if sides else set()
     _tell_shapes(model, blocks, blocks.removed(dropped), unused, names)
-    tensors = {t.name: t for t in (*graph.inputs, *(t for n in graph.nodes for t in n.outputs))}
+    tensors = graph.tensors()
     around = bypass_of(dropped)
     for block in dropped:
         entry = tensors[target(block.exit, around)]
@@ -104,13 +105,12 @@ def _mapped(graph: gs.Graph, each: Map, entry: gs.Tensor, name: str) -> gs.Tenso
 
 def _put(graph: gs.Graph, old: gs.Tensor, new: gs.Tensor, names: Names) -> None:
     """`new` in place of `old` for every reader; an output of the graph keeps its name."""
-    replace(old, new)
+    read_instead(old, new)
     for body in graph.subgraphs(recursive=True):
         body.outputs = [new if t is old else t for t in body.outputs]
     if any(t is old for t in graph.outputs):
-        maker = old.inputs[0]
         spare = gs.Variable(names.new(f"{old.name}_dropped"), old.dtype)
-        maker.outputs = [spare if t is old else t for t in maker.outputs]
+        make_instead(old, spare)
         graph.nodes.append(gs.Node("Identity", names.new(f"{old.name}_kept"), {}, [new], [old]))
 
 
@@ -146,5 +146,5 @@ def _retell(
         parts.append(part)
     node.outputs = [gs.Variable(names.new(f"{out.name}_old"), out.dtype)]
     fresh.append(gs.Node("Concat", names.new(f"{out.name}_told"), {"axis": 0}, parts, [out]))
-    place = next(i for i, each in enumerate(graph.nodes) if each is node)
+    place = place_of(graph.nodes, node)
     graph.nodes[place:place] = fresh

@@ -19,6 +19,7 @@ from pruneopt.analysis.blocks import Block, Blocks
 from pruneopt.arrays import Array, Feeds
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
+from pruneopt.passes.rewriting.edits import make_instead
 from pruneopt.passes.rewriting.names import Names
 
 TINY = 1e-12
@@ -118,8 +119,8 @@ def _body(
 
 def _renamed(output: gs.Tensor, name: str) -> gs.Variable:
     """A new tensor that the maker of `output` makes instead."""
-    made, maker = gs.Variable(name, output.dtype), output.inputs[0]
-    maker.outputs = [made if t is output else t for t in maker.outputs]
+    made = gs.Variable(name, output.dtype)
+    make_instead(output, made)
     return made
 
 

@@ -17,6 +17,7 @@ from pruneopt.analysis.blocks import Block, Blocks
 from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model
 from pruneopt.passes.depth.bypass import NOTHING, Amends
+from pruneopt.passes.rewriting.edits import make_instead
 from pruneopt.passes.rewriting.names import Names
 
 Switch = Callable[[Block], gs.Tensor]
@@ -82,9 +83,7 @@ class Inserter:
         amends.put_weights(self.model)
         self.names = Names(self.model.graph)
         self.nodes: list[gs.Node] = list(self.model.graph.nodes)
-        self.tensors = {
-            t.name: t for t in (*self.model.graph.inputs, *(t for n in self.nodes for t in n.outputs))
-        }
+        self.tensors = self.model.graph.tensors()
         self.before: dict[int, list[gs.Node]] = {}
         self.after: dict[int, list[gs.Node]] = {}
         self._place: list[gs.Node] = []
@@ -103,9 +102,8 @@ class Inserter:
         """x -> where(off, entry, x), or what the amends put in the entry's place"""
         place, target = self.flow.maker[block.exit], self.tensors[block.exit]
         self._place = self.after.setdefault(place, [])
-        maker = target.inputs[0]  # the node itself, or the switch put behind it before
         inner = gs.Variable(self.names.new(f"{block.exit}//whole"), target.dtype)
-        maker.outputs = [inner if t is target else t for t in maker.outputs]
+        make_instead(target, inner)  # what the node itself makes, or the switch put behind it before
         entry = self.tensors[block.entry]
         instead = (
             self.amends.maps[block.exit].insert(self, entry) if block.exit in self.amends.maps else entry

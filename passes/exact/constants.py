@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.axes import Size
 from pruneopt.analysis.observe import Observation
 from pruneopt.arrays import Array
+from pruneopt.passes.rewriting.edits import read_instead
 
 SMALL = 4096  # bytes: a value that small is folded in any case
 
@@ -29,10 +30,7 @@ def fold(graph: gs.Graph, static: Mapping[str, Array]) -> None:
             if outside:
                 constant = gs.Constant(f"{out.name}", value)
                 out.name = f"{out.name}//folded"
-                for consumer in outside:
-                    for slot, tensor in enumerate(consumer.inputs):
-                        if tensor is out:
-                            consumer.inputs[slot] = constant
+                read_instead(out, constant, outside)
 
 
 def _known(node: gs.Node, static: Mapping[str, Array]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import onnx_graphsurgeon as gs
 
 from pruneopt.model import RANDOM, values
-from pruneopt.passes.exact.identities import replace
+from pruneopt.passes.rewriting.edits import read_instead
 
 DRAWS = RANDOM | {"Dropout"}  # what is drawn twice differs
 
@@ -24,7 +24,7 @@ def merge_duplicates(graph: gs.Graph) -> None:
         same = first.setdefault(key, node)
         if same is not node and not any(id(t) in ends for t in node.outputs):
             for old, new in zip(node.outputs, same.outputs, strict=True):
-                replace(old, new)
+                read_instead(old, new)
 
 
 def _key(node: gs.Node) -> Hashable:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from pruneopt.passes.rewriting.edits import read_instead
+
 
 def drop_identities(graph: gs.Graph) -> None:
     ends = {t.name for t in graph.outputs} | {
@@ -12,7 +14,7 @@ def drop_identities(graph: gs.Graph) -> None:
     for node in graph.nodes:
         if _is_identity(node) and node.outputs[0].name not in ends:
             # Dead now. It keeps its output: gs removes nodes by equality, and nameless ones without outputs are equal.
-            replace(node.outputs[0], node.inputs[0])
+            read_instead(node.outputs[0], node.inputs[0])
 
 
 def _is_identity(node: gs.Node) -> bool:
@@ -25,14 +27,6 @@ def _is_identity(node: gs.Node) -> bool:
     if node.op == "Dropout":
         return len(node.inputs) < 3 or not node.inputs[2].name
     return bool(node.op == "Identity")
-
-
-def replace(old: gs.Tensor, new: gs.Tensor) -> None:
-    """Every consumer of `old` reads `new` instead."""
-    for consumer in list(old.outputs):
-        for slot, tensor in enumerate(consumer.inputs):
-            if tensor is old:
-                consumer.inputs[slot] = new
 
 
 def drop_dead(graph: gs.Graph) -> None:

@@ -41,8 +41,7 @@ def rewrite(tokens: Tokens, marked: Marked, plans: Sequence[Plan]) -> tuple[Mode
 
 def _put_back(model: Model, marked: Marked) -> None:
     """The nodes that read single places at the front."""
-    known = {t.name: t for node in model.graph.nodes for t in (*node.inputs, *node.outputs) if t.name}
-    known |= {t.name: t for t in (*model.graph.inputs, *model.graph.outputs)}
+    known = model.graph.tensors()
     for read in marked.reads:
         inputs = [known.setdefault(t.name, _fresh(t)) for t in read.inputs]
         outputs = [known.setdefault(t.name, gs.Variable(t.name, t.dtype)) for t in read.outputs]

@@ -23,6 +23,7 @@ from pruneopt.passes.length import tome, topk
 from pruneopt.passes.length.emit import Emit, order
 from pruneopt.passes.length.filling import Filled
 from pruneopt.passes.length.scores import fitted, heads_of
+from pruneopt.passes.rewriting.edits import read_instead
 from pruneopt.passes.rewriting.shrink import twins
 
 NEVER = -1e30  # exp of it is zero
@@ -90,7 +91,7 @@ class _Group:
         self.filled = filled
         self.found = found
         self.length = filled.group.tokens.size[run]
-        self.tensors = {t.name: t for node in model.graph.nodes for t in node.outputs if t.name}
+        self.tensors = model.graph.tensors()
 
     def write(self) -> None:
         """All sites, and the biases between them."""
@@ -128,10 +129,7 @@ class _Group:
             old = emit.transpose(self.tensors[site.tensor], site.dims)
             whole = emit.op("Where", gone, old, whole)
         back = emit.transpose(whole, [home.dims.index(i) for i in range(3)])
-        for node in readers:
-            for slot, each in enumerate(node.inputs):
-                if each is tensor:
-                    node.inputs[slot] = back
+        read_instead(tensor, back, readers)
 
     def _step(self, level: int, state: _State | None) -> tuple[Array, _State]:
         """([B, T, T] that turns every token into what it became, what holds behind the site)."""
@@ -166,10 +164,7 @@ class _Group:
         readers = list(cut.outputs)
         mixed = emit.op("MatMul", weights.astype(np.float32), emit.wide(emit.transpose(cut, dims)))
         mixed = emit.like(emit.transpose(mixed, [dims.index(i) for i in range(3)]), cut)
-        for node in readers:
-            for slot, tensor in enumerate(node.inputs):
-                if tensor is cut:
-                    node.inputs[slot] = mixed
+        read_instead(cut, mixed, readers)
 
     def _biases(self, level: int, state: _State) -> None:
         group = self.filled.group
@@ -206,10 +201,7 @@ class _Group:
             if own is None:
                 continue
             level = emit.op("GatherElements", tensor, own, axis=gap.dims[0])
-            for node in readers:
-                for slot, each in enumerate(node.inputs):
-                    if each is tensor:
-                        node.inputs[slot] = level
+            read_instead(tensor, level, readers)
             for at, output in enumerate(outputs):
                 if output is tensor:
                     self._rename(tensor, level)

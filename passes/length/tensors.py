@@ -5,15 +5,14 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from pruneopt.model import Model
+from pruneopt.passes.rewriting.edits import read_instead
 
 
 class Tensors:
     """Finds tensors of the written model, and puts values into gaps."""
 
     def __init__(self, model: Model) -> None:
-        graph = model.graph
-        self._known = {t.name: t for node in graph.nodes for t in (*node.inputs, *node.outputs) if t.name}
-        self._known |= {t.name: t for t in (*graph.inputs, *graph.outputs)}
+        self._known = model.graph.tensors()
 
     def named(self, name: str) -> gs.Tensor:
         """The tensor of a name."""
@@ -31,7 +30,4 @@ class Tensors:
         self._known[hole.name] = value
         if target is None:
             return
-        for node in list(target.outputs):
-            for slot, tensor in enumerate(node.inputs):
-                if tensor is target:
-                    node.inputs[slot] = value
+        read_instead(target, value)

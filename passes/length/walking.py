@@ -12,6 +12,7 @@ from pruneopt.analysis.cuts import Site
 from pruneopt.analysis.tokens import meets, same
 from pruneopt.model import values
 from pruneopt.passes.length.gaps import Gap, Group
+from pruneopt.passes.rewriting.edits import move_inside
 
 if TYPE_CHECKING:
     from pruneopt.passes.length.marking import Marking
@@ -84,13 +85,7 @@ class Walk:
             dims = self._dims(old.name)
             if old.name not in self.short or len(dims) != 1:
                 continue
-            inner = gs.Variable(self.marking.names.new(f"{tensor.name}_short"), tensor.dtype)
-            maker = tensor.inputs[0]
-            maker.outputs[next(i for i, t in enumerate(maker.outputs) if t is tensor)] = inner
-            for node in list(tensor.outputs):
-                for slot, each in enumerate(node.inputs):
-                    if each is tensor:
-                        node.inputs[slot] = inner
+            inner = move_inside(tensor, self.marking.names.new(f"{tensor.name}_short"))
             for gap in self.group.gaps:
                 if gap.source is tensor:
                     gap.source = inner

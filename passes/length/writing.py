@@ -15,6 +15,7 @@ from pruneopt.analysis.masks import touched
 from pruneopt.analysis.witness import Entry, Indices, Sizes, Style, axes_of
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
+from pruneopt.passes.rewriting.edits import place_of
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import tidy, twins
 from pruneopt.passes.rewriting.witnesses import WitnessWriter
@@ -156,8 +157,8 @@ class _Writer(WitnessWriter):
     def _earlier(self, node: gs.Node) -> list[gs.Tensor]:
         """Inputs of the model, then what the nodes in front of this one read."""
         nodes = self.model.graph.nodes
-        at = next(i for i, n in enumerate(nodes) if n is node)
-        read = {id(t): t for n in nodes[:at] for t in n.inputs if isinstance(t, gs.Variable) and t.name}
+        front = nodes[: place_of(nodes, node)]
+        read = {id(t): t for n in front for t in n.inputs if isinstance(t, gs.Variable) and t.name}
         return [*self.model.graph.inputs, *read.values()]
 
     def _data_axes(self, node: gs.Node) -> list[Axis]:

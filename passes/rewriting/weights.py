@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.arrays import Array
 from pruneopt.model import Model, values
+from pruneopt.passes.rewriting.edits import place_of
 from pruneopt.passes.rewriting.names import Names
 
 
@@ -77,5 +78,5 @@ def _add_behind(model: Model, node: gs.Node, constant: gs.Constant) -> gs.Node:
     node.outputs = [inner]
     add = gs.Node("Add", inner.name, {}, [inner, constant], [out])
     nodes = model.graph.nodes
-    nodes.insert(next(i for i, n in enumerate(nodes) if n is node) + 1, add)
+    nodes.insert(place_of(nodes, node) + 1, add)
     return add

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.arrays import Array
 from pruneopt.model import Model, values
+from pruneopt.passes.rewriting.edits import place_of
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rotation.linear import Place
 
@@ -165,7 +166,7 @@ def as_rms(model: Model, node: gs.Node, names: Names) -> gs.Node:
     else:
         made = _spelt(model, data, out, ones, epsilon, names)
     nodes = model.graph.nodes
-    at = next(i for i, n in enumerate(nodes) if n is node)
+    at = place_of(nodes, node)
     node.inputs = []
     nodes[at : at + 1] = made
     return made[-1]

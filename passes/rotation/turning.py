@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.infer import ConstantUse
 from pruneopt.arrays import Array
 from pruneopt.model import Model, values
+from pruneopt.passes.rewriting.edits import place_of
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.weights import bias_of, set_bias
 from pruneopt.passes.rotation.norms import Norm, as_rms
@@ -182,5 +183,5 @@ def _map_behind(node: gs.Node, matrix: Array, shift: Array, editor: Editor) -> N
     if shift.any():
         made.append(gs.Node("Add", editor.names.new(f"{out.name}_move"), {}, [mapped, bias], [out]))
     nodes = editor.model.graph.nodes
-    at = next(i for i, n in enumerate(nodes) if n is node)
+    at = place_of(nodes, node)
     nodes[at + 1 : at + 1] = made

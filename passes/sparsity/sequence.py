@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import Analysis
 from pruneopt.arrays import Array
-from pruneopt.model import Model, values
+from pruneopt.model import Model, makers, values
 from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
 from pruneopt.passes.sparsity.aims import Aims
@@ -73,7 +73,7 @@ def _in_order(
     """
     batches = split_batches(context.calibration)
     stream = Stream(analysis.model.copy(), context, batches)
-    nodes = {t.name: node for node in stream.model.graph.nodes for t in node.outputs}
+    nodes = makers(stream.model.graph)
     aims = Aims(analysis, shares if settings.method.refits else (), context, batches)
     for _, siblings in groupby(shares, key=same_rows):
         together = list(siblings)
@@ -98,7 +98,7 @@ def _in_order(
 def applied(model: Model, changes: Iterable[tuple[Consumer, Change]]) -> Model:
     """A copy of `model` with new weights and biases."""
     made = model.copy()
-    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
+    nodes = makers(made.graph)
     for consumer, each in changes:
         node = nodes[consumer.name]
         set_weight(made, node, each.weight, consumer.slot)

@@ -13,7 +13,7 @@ from itertools import groupby
 import numpy as np
 
 from pruneopt.arrays import Array
-from pruneopt.model import Model, values
+from pruneopt.model import Model, makers, values
 from pruneopt.passes.context import Context
 from pruneopt.passes.sparsity.features import in_pieces, measure
 from pruneopt.passes.sparsity.gram import Gram
@@ -59,7 +59,7 @@ def study(
     context.progress("statistics")
     batches = split_batches(context.calibration)
     stream = Stream(model.copy(), context, batches[:: -(-len(batches) // STUDIED)])
-    nodes = {t.name: node for node in stream.model.graph.nodes for t in node.outputs}
+    nodes = makers(stream.model.graph)
     lots = [list(siblings) for _, siblings in groupby(layers, key=same_rows)]
     probed = _probed(lots)
     sites = []

@@ -18,7 +18,7 @@ from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
 from pruneopt.analysis.infer import Analysis
 from pruneopt.arrays import Array
-from pruneopt.model import Model, values
+from pruneopt.model import Model, makers, values
 from pruneopt.passes.context import Context
 from pruneopt.passes.planning.allocate import Choice, allocate
 from pruneopt.passes.planning.confirm import confirmed
@@ -143,7 +143,7 @@ def planned(
 def zeroed(model: Model, shares: Mapping[Consumer, float], pattern: Pattern) -> Model:
     """A copy with zeros by magnitude: as fast as one with better zeros."""
     made = model.copy()
-    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
+    nodes = makers(made.graph)
     for c, share in shares.items():
         weight = c.as_matrix(values(c.use.constant)).astype(np.float32)
         cut = np.stack([magnitude(w, None, pattern, share) for w in weight])

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, atoms
 from pruneopt.analysis.infer import Analysis
+from pruneopt.model import makers
 
 SCORES = set(
     "Add Sub Mul Div Where Cast CastLike Identity Reshape Clip Max Min Expand Unsqueeze Squeeze".split()
@@ -77,7 +78,7 @@ class Tokens:
         self.analysis = analysis
         self.nodes = list(analysis.model.graph.nodes)
         self.order = {id(node): at for at, node in enumerate(self.nodes)}
-        self.maker = {t.name: node for node in self.nodes for t in node.outputs if t.name}
+        self.maker = makers(analysis.model.graph)
         self.readers: dict[str, list[gs.Node]] = {}
         for node in self.nodes:
             for name in dict.fromkeys(t.name for t in node.inputs if t.name):

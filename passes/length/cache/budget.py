@@ -28,6 +28,7 @@ from pruneopt.passes.length.cache.found import Cache, find_caches, positions
 from pruneopt.passes.length.cache.turning import Place, Turning, Turnings
 from pruneopt.passes.length.emit import Emit, order
 from pruneopt.passes.length.extent.constants import steers
+from pruneopt.passes.rewriting.edits import move_inside
 
 MORE = 5  # tokens that the proof's caches have beyond the budget
 
@@ -106,12 +107,7 @@ def _rewritten(
 
 def _inner(emit: Emit, tensor: gs.Variable) -> gs.Variable:
     """What an output was until now, under another name; its readers go on reading it."""
-    inner = gs.Variable(emit.names.new(f"{tensor.name}_whole"), tensor.dtype)
-    maker = tensor.inputs[0]
-    maker.outputs = [inner if t is tensor else t for t in maker.outputs]
-    for node in emit.model.graph.nodes:
-        node.inputs = [inner if t is tensor else t for t in node.inputs]
-    return inner
+    return move_inside(tensor, emit.names.new(f"{tensor.name}_whole"))
 
 
 def _one(emit: Emit, value: gs.Tensor, like: gs.Tensor, analysis: Analysis) -> gs.Tensor:
@@ -173,7 +169,7 @@ class Evicted:
         gone = max(0, past + new - self.budget.most)
         kept = np.r_[: self.budget.sinks, self.budget.sinks + gone : past + new]
         outputs = {t.name: t for t in model.graph.outputs}
-        tensors = {t.name: t for node in model.graph.nodes for t in (*node.inputs, *node.outputs)}
+        tensors = model.graph.tensors()
         for cache in self.caches:
             whole: gs.Tensor = _inner(emit, outputs[cache.present.name])
             turning = self.turned[cache.present.name]

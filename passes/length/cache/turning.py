@@ -83,7 +83,7 @@ class Turnings:
             PruneoptError: a size inside hangs on the number of places.
         """
         made: dict[str, gs.Tensor] = {turning.root: x}
-        tensors = {t.name: t for node in emit.model.graph.nodes for t in (*node.inputs, *node.outputs)}
+        tensors = emit.model.graph.tensors()
 
         def copy(tensor: gs.Tensor) -> gs.Tensor:
             if tensor.name not in made:

@@ -10,6 +10,7 @@ from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.exact.identities import drop_dead
 from pruneopt.passes.proof import TOLERANCE, distance
+from pruneopt.passes.rewriting.edits import read_instead
 
 
 def bare(model: Model, context: Context) -> Model:
@@ -50,8 +51,7 @@ def _instead(
         return small
     fresh = gs.Variable(tensor.name, tensor.dtype, shape)
     tensor.name = f"{tensor.name}_whole"
-    for node in list(small.outputs):
-        node.inputs = [fresh if t is small else t for t in node.inputs]
+    read_instead(small, fresh)
     return fresh
 
 

@@ -26,6 +26,7 @@ from pruneopt.passes.context import Context
 from pruneopt.passes.length.emit import INT64, Emit, order
 from pruneopt.passes.length.extent.ends import End, find_ends
 from pruneopt.passes.proof import prove
+from pruneopt.passes.rewriting.edits import move_inside, read_instead
 
 CARRIERS = {"Cast", "Unsqueeze", "Identity", "Reshape", "Squeeze", "Expand"}
 
@@ -103,8 +104,7 @@ def _trimmed(analysis: Analysis, ends: Sequence[End], mask: End) -> Model:
         tensor = inputs[end.tensor.name]
         short = emit.slice(tensor, end.dim, [0], number)
         short.dtype = tensor.dtype
-        for node in readers[end]:
-            node.inputs = [short if t is tensor else t for t in node.inputs]
+        read_instead(tensor, short, readers[end])
     missing = emit.op("Sub", whole, number)
     for tensor in list(graph.outputs):
         _pad(emit, tensor, analysis.axes.get(tensor.name, []), [end.axis for end in ends], missing)
@@ -129,11 +129,7 @@ def _pad(
         raise PruneoptError(f"length: output '{tensor.name}' holds its tokens as part of a larger dimension")
     if not dims:
         return
-    inner = gs.Variable(emit.names.new(f"{tensor.name}_real"), tensor.dtype)
-    maker = tensor.inputs[0]
-    maker.outputs = [inner if t is tensor else t for t in maker.outputs]
-    for node in emit.model.graph.nodes:
-        node.inputs = [inner if t is tensor else t for t in node.inputs]
+    inner = move_inside(tensor, emit.names.new(f"{tensor.name}_real"))
     behind = [missing if i in dims else [0] for i in range(len(axes))]
     emit.op("Pad", inner, emit.join([0] * len(axes), *behind), out=tensor)
 
@@ -188,11 +184,7 @@ class Unpadded:
                 span = emit.op("Range", 0, emit.squeeze(emit.size(tensor, dim), 0), 1)
                 shape = [-1 if i == dim else 1 for i in range(len(axes))]
                 real = emit.op("Reshape", emit.op("Less", span, number), shape)
-                inner = gs.Variable(emit.names.new(f"{tensor.name}_all"), tensor.dtype)
-                maker = tensor.inputs[0]
-                maker.outputs = [inner if t is tensor else t for t in maker.outputs]
-                for node in model.graph.nodes:
-                    node.inputs = [inner if t is tensor else t for t in node.inputs]
+                inner = move_inside(tensor, emit.names.new(f"{tensor.name}_all"))
                 zero = emit.op("Sub", inner, inner)
                 model.graph.outputs[at] = emit.op("Where", real, inner, zero, out=tensor)
         return order(model)

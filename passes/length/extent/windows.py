@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from pruneopt.model import values
+from pruneopt.passes.rewriting.edits import place_of
 
 POOLS = {"MaxPool", "AveragePool", "LpPool"}
 CONVOLUTIONS = {"Conv", "ConvInteger", "QLinearConv", "FusedConv"}
@@ -88,6 +89,6 @@ def _resize_to(
     names = (f"{node.outputs[0].name}_{what}" for what in ("sizes", "moved", "out"))
     made = gs.Variable(next(names), np.dtype(np.int64))
     operands = [gs.Constant(next(names), moved), gs.Constant(next(names), out), sizes]
-    place = next(i for i, each in enumerate(graph.nodes) if each is node)
+    place = place_of(graph.nodes, node)
     graph.nodes.insert(place, gs.Node("Where", made.name, {}, operands, [made]))
     node.inputs[3] = made

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.witness import Scaled
-from pruneopt.model import Model
+from pruneopt.model import Model, makers
 from pruneopt.passes.length.emit import Emit, order
 from pruneopt.passes.length.extent.constants import resampled
 from pruneopt.passes.length.extent.ends import End
@@ -20,6 +20,7 @@ from pruneopt.passes.length.extent.matrices import WAYS, Array, Way, linear, mat
 from pruneopt.passes.length.extent.settle import Fixed, Settled
 from pruneopt.passes.length.extent.windows import set_windows
 from pruneopt.passes.length.writing import write_lengths
+from pruneopt.passes.rewriting.edits import move_inside, read_instead
 from pruneopt.passes.rewriting.names import Names
 
 BACK: Mapping[str, Way] = {"resolution": linear, "frames": linear, "sequence": padded}
@@ -56,7 +57,7 @@ def _declare(tensor: gs.Variable, axes: Sequence[Axis], settled: Settled, comput
 
 def fit(model: Model, analysis: Analysis, settled: Settled) -> None:
     """Constants and windows of a copy of the analysed graph, whose nodes still go by their outputs' names."""
-    made = {t.name: node for node in model.graph.nodes for t in node.outputs}
+    made = makers(model.graph)
     names = Names(model.graph)
     for use, constant in resampled(analysis, settled):
         constant.name = names.new(f"{constant.name}_fewer")
@@ -100,8 +101,7 @@ def _shrunk(emit: Emit, tensor: gs.Variable, own: Sequence[tuple[End, int]], ana
         mixing = WAYS[end.role][0](end.axis.size[0], size)
         small = _along(emit, small, end.dim, rank, mixing)
     small.dtype = tensor.dtype
-    for node in readers:
-        node.inputs = [small if t is tensor else t for t in node.inputs]
+    read_instead(tensor, small, readers)
     return str(small.name)
 
 
@@ -134,11 +134,7 @@ def _regrown(emit: Emit, tensor: gs.Variable, axes: Sequence[Axis], settled: Set
     kind = tensor.dtype
     if kind is not None and np.dtype(kind).kind not in "fV":
         raise Fixed(f"the output '{tensor.name}' has a whole number for each place")
-    inner = gs.Variable(emit.names.new(f"{tensor.name}_fewer"), tensor.dtype)
-    maker = tensor.inputs[0]
-    maker.outputs = [inner if t is tensor else t for t in maker.outputs]
-    for node in emit.model.graph.nodes:
-        node.inputs = [inner if t is tensor else t for t in node.inputs]
+    inner = move_inside(tensor, emit.names.new(f"{tensor.name}_fewer"))
     whole: gs.Tensor = inner
     for dim, axis in enumerate(axes):
         if settled.touched(axis):
