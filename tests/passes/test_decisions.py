@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -10,10 +12,12 @@ from onnx import numpy_helper
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, constants, values
 from pruneopt.passes import proof
+from pruneopt.passes.claims import Claim, Unchanged
 from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.masked import Masked
 from tests.halved import drawn, halved
 
+Rewrite = Callable[[Model], tuple[Model, Claim, Context]]
 ROWS = 64
 HEAD = '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3] x, float[N, 2] u) => (float[N, 2] y) '
 SCORES = "h = MatMul (x, w) r = Relu (h) z = MatMul (r, v) "
@@ -51,9 +55,19 @@ def pruned(whole: Model) -> tuple[Model, Masked, Context]:
     return halved(whole, feeds)
 
 
+def reordered(whole: Model) -> tuple[Model, Unchanged, Context]:
+    """The hidden neurons in another order."""
+    _, _, context = pruned(whole)
+    order, small = np.random.default_rng(4).permutation(8), whole.copy()
+    w, v = (next(c for c in constants(small.graph) if c.name == name) for name in "wv")
+    w.values, v.values = values(w)[:, order].copy(), values(v)[order].copy()
+    return small, Unchanged(whole, context.feeds), context
+
+
+@pytest.mark.parametrize("rewrite", [pruned, reordered])
 @pytest.mark.parametrize("text", [SORTED, PARITY])
-def test_rounding_may_turn_a_decision(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    small, claim, context = pruned(model(text))
+def test_rounding_may_turn_a_decision(text: str, rewrite: Rewrite, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, claim, context = rewrite(model(text))
     rounded(small, 1e-6)
     assert proof.prove(small, claim, context).max_rel_error <= 1e-5
     monkeypatch.setattr(proof, "_decided_alike", lambda pair, points, error: error)
@@ -61,9 +75,10 @@ def test_rounding_may_turn_a_decision(text: str, monkeypatch: pytest.MonkeyPatch
         proof.prove(small, claim, context)
 
 
+@pytest.mark.parametrize("rewrite", [pruned, reordered])
 @pytest.mark.parametrize("text", [SORTED, PARITY])
-def test_what_decides_must_be_the_same(text: str) -> None:
-    small, claim, context = pruned(model(text))
+def test_what_decides_must_be_the_same(text: str, rewrite: Rewrite) -> None:
+    small, claim, context = rewrite(model(text))
     rounded(small, 1e-2)
     with pytest.raises(PruneoptError, match="differs from the masked original"):
         proof.prove(small, claim, context)
