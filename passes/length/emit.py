@@ -41,9 +41,10 @@ class Emit:
     def ops(
         self, op: str, *inputs: Operand | None, outs: list[gs.Variable], **attrs: Any
     ) -> list[gs.Variable]:
-        """One node."""
+        """One node; a node elsewhere may be called as one of the graph's tensors is."""
         tensors = [gs.Variable.empty() if i is None else self.tensor(i) for i in inputs]
-        self.model.graph.nodes.append(gs.Node(op, outs[0].name, attrs, tensors, outs))
+        name = self.names.new(f"{outs[0].name}_made")
+        self.model.graph.nodes.append(gs.Node(op, name, attrs, tensors, outs))
         return outs
 
     def tensor(self, value: Operand) -> gs.Tensor:

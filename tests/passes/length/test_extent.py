@@ -157,6 +157,13 @@ def test_dense_outputs_keep_their_size() -> None:
     assert run(result.model.proto(), images(2, 3, 32, 32)).shape == (2, 4, 16, 16)
 
 
+def test_a_node_may_be_called_as_an_output_is() -> None:
+    """As in files that come from TensorFlow Lite."""
+    proto = cnn(32, "dense")
+    proto.graph.node[0].name = "y"
+    assert run(smaller(proto, "length{resolution=0.75}").model.proto(), images(2, 3, 32, 32)).size
+
+
 def test_with_leave_the_inputs_become_smaller_and_that_is_said() -> None:
     proto, x = cnn(32, "dense"), images(2, 3, 24, 24)
     result = smaller(proto, "length{resolution=0.75, inputs=true}")
