@@ -15,6 +15,7 @@ from pruneopt.model import Model, values
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
+from pruneopt.passes.options import check_share
 from pruneopt.passes.rewriting.edits import place_of
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.statistics.stream import Stream
@@ -47,10 +48,7 @@ class Embedding:
     only: str = "*"
 
     def __post_init__(self) -> None:
-        if self.rows is not None and not 0 < self.rows < 1:
-            raise UsageError(
-                f"embedding: rows={self.rows:g} is not between 0 and 1; it is the share of rows kept"
-            )
+        check_share("embedding", "rows", self.rows, of="of rows kept", whole=False)
 
     def run(self, model: Model, context: Context) -> Outcome:
         """The model with shorter tables.

@@ -18,6 +18,7 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Outcome, Pass
 from pruneopt.passes.context import Context
+from pruneopt.passes.options import check_names, check_share
 from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.planning.joint_options import Scale, Trial, depth_options, length_options, width_curve
 from pruneopt.passes.planning.joint_plans import SLACK, Choices, Plan, Tried, worth_of
@@ -55,12 +56,10 @@ class Joint:
 
     def __post_init__(self) -> None:
         for name, value in self.budgets.items():
-            if not 0 < value <= 1:
-                raise UsageError(f"joint: {name}={value:g} is not in (0, 1]; it is the share to keep")
+            check_share("joint", name, value)
+        check_names("joint", "axis", self.axes.split("+"), AXES)
         if not self.budgets:
             raise UsageError(f"joint: say how much to keep, with one or more of {', '.join(BUDGETS)}")
-        if unknown := set(self.axes.split("+")) - set(AXES):
-            raise UsageError(f"joint: there is no axis '{min(unknown)}'; choose from {', '.join(AXES)}")
         if self.tries < 0:
             raise UsageError(f"joint: tries={self.tries} is not a number of plans")
 

@@ -11,11 +11,12 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import analyse
 from pruneopt.arrays import Array
-from pruneopt.errors import PruneoptError, UsageError
+from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, makers
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
+from pruneopt.passes.options import check_share
 from pruneopt.passes.rewriting.edits import place_of
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import tidy
@@ -44,10 +45,7 @@ class LowRank:
     samples: int = 16_384
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise UsageError(
-                f"lowrank: ratio={self.ratio:g} is not between 0 and 1; it is the share of parameters kept"
-            )
+        check_share("lowrank", "ratio", self.ratio, of="of parameters kept", whole=False)
 
     def run(self, model: Model, context: Context) -> Outcome:
         """The model with factored weights. Raises PruneoptError where there is none to factor."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pruneopt.analysis.axes import Axis, atoms
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.arrays import Array
-from pruneopt.errors import UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
+from pruneopt.passes.options import check_names
 from pruneopt.passes.rewriting.shrink import twins
 from pruneopt.passes.rotation.attention import HeadTurner
 from pruneopt.passes.rotation.linear import NotLinear
@@ -40,8 +40,7 @@ class Rotate:
     axes: str = "heads+stream"
 
     def __post_init__(self) -> None:
-        if unknown := set(self.axes.split("+")) - set(AXES):
-            raise UsageError(f"rotate: there is no axis '{min(unknown)}'; choose from {', '.join(AXES)}")
+        check_names("rotate", "axis", self.axes.split("+"), AXES)
 
     def run(self, model: Model, context: Context) -> Outcome:
         """The rotated model; the model as it is without calibration data."""

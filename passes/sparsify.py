@@ -14,6 +14,7 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
+from pruneopt.passes.options import check_names, check_share
 from pruneopt.passes.proof import prove
 from pruneopt.passes.sparsity.allocation import measured, measured_harm
 from pruneopt.passes.sparsity.layers import find_layers, shape
@@ -59,10 +60,9 @@ class Sparsify:
 
     def __post_init__(self) -> None:
         pattern = parse_pattern(self.pattern)
-        if self.latency is not None and not 0 < self.latency < 1:
-            raise UsageError(
-                f"sparsify: latency={self.latency:g} is not between 0 and 1; it is the share to keep"
-            )
+        check_share("sparsify", "latency", self.latency, whole=False)
+        check_share("sparsify", "sparsity", self.sparsity, of="of zeros", whole=False)
+        check_names("sparsify", "allocation", [self.allocation], ("uniform", "measured"))
         if self.latency is not None and self.sparsity is not None:
             raise UsageError("sparsify: give sparsity or latency; each says how many weights become zero")
         if self.sparsity is None and pattern.share is None and self.latency is None:
@@ -70,17 +70,9 @@ class Sparsify:
                 "sparsify: say how many weights become zero, as in sparsity=0.8 or --sparsity 0.8, or as many as make "
                 "the model so fast with kernels for a target, as in latency=0.5 or --latency 0.5 --target host"
             )
-        if self.sparsity is not None and not 0 < self.sparsity < 1:
-            raise UsageError(
-                f"sparsify: sparsity={self.sparsity:g} is not between 0 and 1; it is the share of zeros"
-            )
         if pattern.share is not None and (self.sparsity or 0) > pattern.share:
             raise UsageError(
                 f"sparsify: pattern {pattern} makes {pattern.share:.0%} of the weights zero at most"
-            )
-        if self.allocation not in (None, "uniform", "measured"):
-            raise UsageError(
-                f"sparsify: there is no allocation '{self.allocation}'; choose uniform or measured"
             )
         if self.method is not None:
             find_method(self.method)

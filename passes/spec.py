@@ -6,7 +6,6 @@ import re
 import types
 import typing
 from dataclasses import fields
-from importlib.metadata import entry_points
 from typing import Any
 
 from pruneopt.errors import UsageError
@@ -18,6 +17,7 @@ from pruneopt.passes.learn import Learn
 from pruneopt.passes.length import Length
 from pruneopt.passes.lowrank import LowRank
 from pruneopt.passes.merge import Merge
+from pruneopt.passes.options import find_named
 from pruneopt.passes.recover import Recover
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rotate import Rotate
@@ -69,11 +69,7 @@ def parse_passes(text: str) -> tuple[Pass, ...]:
 
 
 def _make(name: str, options: str) -> Pass:
-    for entry in entry_points(group="pruneopt.passes"):  # those of third parties
-        PASSES.setdefault(entry.name, entry.load())
-    if name not in PASSES:
-        raise UsageError(f"there is no pass '{name}'; choose from {', '.join(PASSES)}")
-    kind = PASSES[name]
+    kind = find_named("pass", name, PASSES, "pruneopt.passes")
     types_of = typing.get_type_hints(kind)
     known = {f.name for f in fields(kind)}
     given = {}
@@ -98,24 +94,3 @@ def _value(name: str, key: str, text: str, kind: Any) -> Any:
         return kind(text)
     except ValueError:
         raise UsageError(f"{name}: {key}={text} is not a number") from None
-
-
-def show_pass(each: object) -> str:
-    """A pass as the text that makes it; options at their default are left out."""
-    options = [
-        f"{f.name}={_text(getattr(each, f.name))}"
-        for f in fields(each)  # type: ignore[arg-type]
-        if getattr(each, f.name) != f.default
-    ]
-    name = type(each).__name__.lower()
-    return f"{name}{{{', '.join(options)}}}" if options else name
-
-
-def _text(value: object) -> str:
-    return (
-        str(value).lower()
-        if isinstance(value, bool)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )

@@ -20,7 +20,6 @@ from pruneopt.backends.tvm.measure import Work, arguments, shares
 from pruneopt.backends.tvm.target import Target
 from pruneopt.errors import PruneoptError, UsageError
 
-WAIT = 60  # seconds for a free board
 SESSION = 600  # seconds after which the board gives up on us
 
 

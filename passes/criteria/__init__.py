@@ -6,13 +6,11 @@ A criterion is a function `(group, evidence) -> scores`, shape [group size], lar
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
 import numpy as np
 import numpy.typing as npt
 
 from pruneopt.analysis.groups import Group
-from pruneopt.errors import UsageError
 from pruneopt.passes.criteria.bn_scale import bn_scale
 from pruneopt.passes.criteria.fisher import fisher
 from pruneopt.passes.criteria.flap import flap
@@ -25,6 +23,7 @@ from pruneopt.passes.criteria.nvit import nvit
 from pruneopt.passes.criteria.obs import obs
 from pruneopt.passes.criteria.random import random_scores
 from pruneopt.passes.criteria.wanda import wanda
+from pruneopt.passes.options import find_named
 from pruneopt.passes.statistics.evidence import Evidence
 
 Scores = npt.NDArray[np.float64]
@@ -55,8 +54,4 @@ WEIGHTS_ONLY = ("l1", "l2", "bn-scale", "fpgm", "random")  # nothing has to be m
 
 def find_criterion(name: str) -> Criterion:
     """The criterion of that name; third parties add theirs by entry points of the group `pruneopt.criteria`."""
-    for entry in entry_points(group="pruneopt.criteria"):
-        CRITERIA.setdefault(entry.name, entry.load())
-    if name not in CRITERIA:
-        raise UsageError(f"there is no criterion '{name}'; choose one of {', '.join(sorted(CRITERIA))}")
-    return CRITERIA[name]
+    return find_named("criterion", name, CRITERIA, "pruneopt.criteria")

@@ -25,6 +25,7 @@ from pruneopt.passes.depth.order import reorder_layers
 from pruneopt.passes.depth.select import Costs
 from pruneopt.passes.depth.study import Study
 from pruneopt.passes.depth.switches import Bypassed
+from pruneopt.passes.options import check_names, check_share
 from pruneopt.passes.proof import prove
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
@@ -73,17 +74,12 @@ class Depth:
 
     def __post_init__(self) -> None:
         for name in ("ratio", "macs", "params"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise UsageError(f"depth: {name}={value:g} is not in (0, 1]; it is the share to keep")
+            check_share("depth", name, getattr(self, name))
+        check_names("depth", "part", [self.part], PARTS)
+        check_names("depth", "unit", [self.unit], ("layer", "block"))
+        check_names("depth", "fit", [self.fit], ("linear",))
         if self.drop is not None and self.drop < 0:
             raise UsageError(f"depth: drop={self.drop} is not a number of layers")
-        if self.part not in PARTS:
-            raise UsageError(f"depth: there is no part '{self.part}'; choose from {', '.join(PARTS)}")
-        if self.unit not in (None, "layer", "block"):
-            raise UsageError(f"depth: there is no unit '{self.unit}'; choose layer or block")
-        if self.fit not in (None, "linear"):
-            raise UsageError(f"depth: there is no fit '{self.fit}'; choose linear")
         if bool(self.fit) + self.merge + self.reorder > 1:
             raise UsageError("depth: choose fit, merge or reorder; each makes up for the same blocks")
         if self.entropy is not None and (self.exit is None or not 0 < self.entropy <= 1):

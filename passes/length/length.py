@@ -26,6 +26,7 @@ from pruneopt.passes.length.opened import opened
 from pruneopt.passes.length.rewriting import entry_of, rewrite
 from pruneopt.passes.length.schedule import stages_of
 from pruneopt.passes.length.shadow import Shadow
+from pruneopt.passes.options import check_names, check_share
 from pruneopt.passes.proof import prove
 
 MERGING = ("tome", "topk", "static")
@@ -90,10 +91,9 @@ class Length:
             value = getattr(self, name)
             if name == "r" and value < 1:
                 raise UsageError(f"length: r={value} is no number of tokens to remove")
-            if name != "r" and not 0 < value <= 1:
-                raise UsageError(f"length: {name}={value:g} is not in (0, 1]; it is the share to keep")
-        if self.method not in METHODS:
-            raise UsageError(f"length: there is no method '{self.method}'; choose from {', '.join(METHODS)}")
+            if name != "r":
+                check_share("length", name, value)
+        check_names("length", "method", [self.method], METHODS)
         if self.method in ROLES and (not given or given[0] not in ("keep", "macs")):
             raise UsageError(f"length: {self.method} takes keep or macs, nothing else")
         if self.skip and self.method != "topk":

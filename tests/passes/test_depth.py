@@ -30,7 +30,7 @@ from pruneopt.passes.depth.select import Costs
 from pruneopt.passes.depth.switches import Bypassed
 from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.proof import distance, prove
-from pruneopt.passes.spec import parse_passes, show_pass
+from pruneopt.passes.spec import parse_passes
 from pruneopt.passes.statistics.damage import outputs
 from tests import models, residual
 
@@ -286,11 +286,6 @@ def test_a_model_without_blocks_is_refused_with_a_reason() -> None:
 def test_wrong_options_are_refused(text: str, what: str) -> None:
     with pytest.raises(UsageError, match=what):
         parse_passes(text)
-
-
-def test_options_are_written_as_they_are_read() -> None:
-    text = "depth{macs=0.7, criterion=influence, cache=true}"
-    assert show_pass(parse_passes(text)[0]) == text
 
 
 def test_fit_needs_data_and_blocks_need_a_name() -> None:

@@ -13,7 +13,7 @@ import pruneopt as po
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.frontends.dimensions import Feeds
 from pruneopt.model import Model
-from pruneopt.passes.spec import parse_passes, show_pass
+from pruneopt.passes.spec import parse_passes
 from tests import models
 from tests.passes.length.net import WIDTH, Encoder
 
@@ -136,11 +136,6 @@ def test_what_makes_no_sense_is_refused(text: str, said: str) -> None:
 def test_it_needs_real_inputs() -> None:
     with pytest.raises(UsageError, match="--calib"):
         po.prune(Model.from_proto(ENCODER.proto()), passes="joint{macs=0.7}")
-
-
-def test_it_reads_as_it_is_written() -> None:
-    (each,) = parse_passes("joint{macs=0.7, axes=depth+width}")
-    assert show_pass(each) == "joint{macs=0.7, axes=depth+width}"
 
 
 def test_a_budget_is_spent_on_the_axes_that_are_named() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from pruneopt.errors import UsageError
 from pruneopt.passes import Pipeline, Simplify, Verify, Width
-from pruneopt.passes.spec import parse_passes, show_pass
+from pruneopt.passes.spec import parse_passes
 from tests import models
 
 TEXTS = {
@@ -19,9 +19,8 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_text_makes_the_pass_and_the_pass_its_text(text: str) -> None:
+def test_text_makes_the_pass(text: str) -> None:
     assert parse_passes(text) == (TEXTS[text],)
-    assert parse_passes(show_pass(TEXTS[text])) == (TEXTS[text],)
 
 
 def test_passes_are_separated_by_commas() -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 
 from pruneopt.arrays import Array
-from pruneopt.errors import UsageError
+from pruneopt.passes.options import find_named
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.methods.admm import admm
 from pruneopt.passes.sparsity.methods.magnitude import magnitude
@@ -47,8 +46,4 @@ METHODS: dict[str, Method] = {
 
 def find_method(name: str) -> Method:
     """The method of that name; third parties add theirs by entry points of the group `pruneopt.sparsity`."""
-    for entry in entry_points(group="pruneopt.sparsity"):
-        METHODS.setdefault(entry.name, entry.load())
-    if name not in METHODS:
-        raise UsageError(f"there is no method '{name}'; choose one of {', '.join(sorted(METHODS))}")
-    return METHODS[name]
+    return find_named("method", name, METHODS, "pruneopt.sparsity")
