@@ -11,6 +11,7 @@ Words = tuple[str, str]  # of one, of several
 AXES: Words = ("axis masked", "axes masked")
 BLOCKS: Words = ("block switched off", "blocks switched off")
 EXITS: Words = ("exit's condition added", "exits' conditions added")
+SIZES: Words = ("size that is smaller", "sizes that are smaller")
 CUTS: Words = ("token reduction written out", "token reductions written out")
 
 
@@ -51,7 +52,9 @@ def _counts(report: Entry) -> Counter[Words]:
 def _words(entry: Entry) -> Words:
     if entry["pass"] == "depth":
         return BLOCKS if entry.get("dropped") else EXITS
-    return CUTS if entry["pass"] == "length" else AXES
+    if entry["pass"] == "length":
+        return SIZES if "inputs" in entry else CUTS
+    return AXES
 
 
 def _steps(passes: Sequence[Entry]) -> Iterator[Entry]:

@@ -24,6 +24,8 @@ def test_each_sort_of_change_is_named() -> None:
     assert text == "proved: equal to the original with 3 axes masked and 2 blocks switched off, to 2.0e-06"
     text = proved(report(entry("length", 1), entry("depth", 1), entry("width", 1)))
     assert "1 token reduction written out, 1 exit's condition added and 1 axis masked" in text
+    resized = entry("length", 2, inputs=[{}, {}])
+    assert "with 2 sizes that are smaller," in proved(report(resized))
 
 
 def test_what_is_exact_has_nothing_masked() -> None:
