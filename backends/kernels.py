@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneopt.arrays import Feeds
-from pruneopt.backends.ort import Session
+from pruneopt.backends.session import Session
 from pruneopt.model import Model
 
 SECONDS = 0.2  # spent on a model, between LEAST and MOST runs

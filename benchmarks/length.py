@@ -19,7 +19,7 @@ import numpy as np
 from pruneopt.analysis.cost import CostModel
 from pruneopt.analysis.infer import analyse
 from pruneopt.api import make_context
-from pruneopt.backends.ort import Session
+from pruneopt.backends.session import Session
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.dimensions import dynamic_dims
 from pruneopt.frontends.synthetic import synthetic

@@ -192,7 +192,7 @@ def _board(tracker: str | None, key: str | None, target: Any) -> Any:
 def _compared(model: Model, out: Path, feeds: Feeds, threads: int) -> dict[str, Any]:
     """Runs what was written beside the dense model. Raises PruneoptError where they differ."""
     from pruneopt import runtime
-    from pruneopt.backends.ort import Session
+    from pruneopt.backends.session import Session
 
     dense = list(Session(model, threads=threads).run(feeds).values())
     if out.suffix == ".onnx":

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pruneopt.arrays import Feeds
-from pruneopt.backends.ort import Observer, Session
+from pruneopt.backends.ort import Observer
+from pruneopt.backends.session import Session
 from pruneopt.backends.turns import interleaved
 from pruneopt.backends.tvm import tuning
 from pruneopt.backends.tvm.records import Records

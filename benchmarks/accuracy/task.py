@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pruneopt.backends.ort import Session
+from pruneopt.backends.session import Session
 from pruneopt.model import Model
 
 Array = npt.NDArray[Any]

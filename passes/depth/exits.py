@@ -38,7 +38,7 @@ def later_heads(blocks: Blocks, head: str) -> list[Block]:
     shape, own = blocks.stream.shape(head), flow.alive({}, [head])
     found = []
     for name in known:
-        alike = blocks.stream.shape(name) == shape and blocks.kind(name) == blocks.kind(head)
+        alike = blocks.stream.shape(name) == shape and blocks.stream.kind(name) == blocks.stream.kind(head)
         needs = flow.alive({}, [name])
         if name != head and alike and name not in flow.readers and len(needs - own) > len(own - needs):
             dead = flow.alive({}) - flow.alive({name: head})
@@ -98,7 +98,7 @@ def gated(blocks: Blocks, heads: Sequence[Block], threshold: float) -> Model:
     outputs = {t.name: t for t in graph.outputs}
     ends, copies = [], []
     for block in heads:
-        rank, kind = len(blocks.analysis.axes[block.exit]), blocks.kind(block.exit)
+        rank, kind = len(blocks.analysis.axes[block.exit]), blocks.stream.kind(block.exit)
         whole = _renamed(outputs[block.exit], names.new(f"{block.exit}//whole"))
         early = gs.Variable(names.new(f"{block.exit}//early"), kind, [None] * rank)
         whole.dtype, whole.shape = kind, [None] * rank

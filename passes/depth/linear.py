@@ -78,7 +78,7 @@ def fit_maps(blocks: Blocks, dropped: Sequence[Block], judge: Judge, fit: Sequen
         moments, dim = _moments(blocks, dropped, found, last, judge.context, fit)
         for strength in RIDGES:
             each = _solve(moments, strength, dim, len(blocks.analysis.axes[last.entry]))
-            each = replace(each, dtype=blocks.kind(last.exit) or np.float32)
+            each = replace(each, dtype=blocks.stream.kind(last.exit) or np.float32)
             trial = Amends({**found.maps, last.exit: each})
             if (moved := judge.damage(trial)) < best:
                 best, found = moved, trial

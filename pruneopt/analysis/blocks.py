@@ -6,16 +6,16 @@ the entry in the exit's place; whatever only the exit needed is dead then. Nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis
+from pruneopt.analysis.chains import Leaf, chains, repeated
+from pruneopt.analysis.cost import is_weight
 from pruneopt.analysis.flow import Flow
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.joins import Join, Stream
@@ -49,14 +49,6 @@ class Block:
     refused: str = ""
 
 
-@dataclass(frozen=True)
-class _Leaf:
-    """One join with what follows it up to the exit."""
-
-    join: Join
-    exit: str
-
-
 class Blocks:
     """All blocks of an analysed graph.
 
@@ -78,10 +70,10 @@ class Blocks:
         self.shortcuts: list[str] = []
         leaves = self._leaves()
         inner = [leaf for leaf in leaves if not self._encloses(leaf)]
-        self._chains = _chains(inner)
+        self._chains = chains(inner)
         self._stream_of: dict[str, tuple[str, str]] = {}  # layer -> start and end of its chain
         for chain in self._chains:
-            for layer in self._periods(chain):
+            for layer in repeated(chain, self._look):
                 self._stream_of[f"layer{len(self.layers)}"] = chain[0].join.entry, chain[-1].exit
                 self._add_layer(layer)
         for leaf in leaves:
@@ -135,8 +127,6 @@ class Blocks:
 
     def params_terms(self, nodes: set[int] | frozenset[int]) -> list[Term]:
         """Axes of each weight that only these nodes use."""
-        from pruneopt.analysis.cost import is_weight
-
         inside = {id(self.flow.nodes[i]) for i in nodes}
         shared = {id(u.constant) for u in self.analysis.uses if id(u.node) not in inside}
         found = {
@@ -150,7 +140,7 @@ class Blocks:
     def _living(self) -> set[int]:
         return self.flow.alive({})
 
-    def _leaves(self) -> list[_Leaf]:
+    def _leaves(self) -> list[Leaf]:
         """A leaf per join, its exit where the next branch starts; the last of a stream ends as the one before it."""
         found = []
         tails: dict[str, list[str]] = {}  # exit -> ops from the sum to it
@@ -162,23 +152,23 @@ class Blocks:
                 self.shortcuts.append(join.total)
         return found
 
-    def _leaf(self, join: Join, known: list[str] | None) -> tuple[_Leaf, list[str]]:
+    def _leaf(self, join: Join, known: list[str] | None) -> tuple[Leaf, list[str]]:
         """A leaf and the ops of its tail; `known` are those of the one before it."""
         ops: list[str] = []
         if join.total not in self.stream.points and known != []:
             for name in self.stream.tail(join.total):
                 ops = [*ops, self.stream.op(name)]
                 if ops == known or name in self.stream.points:
-                    return _Leaf(join, name), ops
-        return _Leaf(join, join.total), []
+                    return Leaf(join, name), ops
+        return Leaf(join, join.total), []
 
-    def _encloses(self, leaf: _Leaf) -> bool:
+    def _encloses(self, leaf: Leaf) -> bool:
         own = leaf.join.total
         dead = self._living - self.flow.alive({leaf.exit: leaf.join.entry})
         sums = {self.flow.maker[j.total] for j in self.stream.joins.values() if j.branch and j.total != own}
         return not dead.isdisjoint(sums)
 
-    def _add_layer(self, leaves: Sequence[_Leaf]) -> None:
+    def _add_layer(self, leaves: Sequence[Leaf]) -> None:
         name = f"layer{len(self.layers)}"
         layer = self._block(name, leaves)
         self.layers.append(layer)
@@ -187,7 +177,7 @@ class Blocks:
             [self._block(f"{name}.{i}", [leaf]) for i, leaf in enumerate(leaves)] if several else [layer]
         )
 
-    def _block(self, name: str, leaves: Sequence[_Leaf]) -> Block:
+    def _block(self, name: str, leaves: Sequence[Leaf]) -> Block:
         flow, entry, exit_ = self.flow, leaves[0].join.entry, leaves[-1].exit
         through = [n for n in flow.outputs if n in flow.bit and flow.reaches(exit_, n)]
         inside = flow.made(self._living - flow.alive({exit_: entry}, through)) & flow.before[exit_]
@@ -203,40 +193,10 @@ class Blocks:
     def _refusal(self, block: Block) -> str:
         if not block.nodes:
             return "nothing is saved: all that it computes is read elsewhere, too"
-        kinds = {self.kind(block.entry), self.kind(block.exit)} - {None}
+        kinds = {self.stream.kind(block.entry), self.stream.kind(block.exit)} - {None}
         return "" if len(kinds) < 2 else "it changes the type from {} to {}".format(*map(str, kinds))
 
-    def kind(self, name: str) -> Any:
-        """Element type of a tensor as far as a constant, a Cast or an input on its way tells it."""
-        while name in self.flow.maker:
-            node = self.flow.nodes[self.flow.maker[name]]
-            if node.op == "Cast":
-                return onnx.helper.tensor_dtype_to_np_dtype(node.attrs["to"])
-            for tensor in node.inputs:
-                if (
-                    isinstance(tensor, gs.Constant)
-                    and tensor.dtype is not None
-                    and np.dtype(tensor.dtype).kind in "fV"
-                ):
-                    return np.dtype(tensor.dtype)
-            sources = self.flow.sources(name)
-            if not sources:
-                return None
-            name = sources[0]
-        found = next((t.dtype for t in self.analysis.model.graph.inputs if t.name == name), None)
-        return None if found is None else np.dtype(found)
-
-    def _periods(self, chain: Sequence[_Leaf]) -> Iterator[Sequence[_Leaf]]:
-        """Cuts a chain into its repeated parts: attention and FFN, attention and FFN, ... make a layer of two."""
-        looks = [self._look(leaf) for leaf in chain]
-        at = 0
-        while at < len(chain):
-            period, times = _repeated(looks[at:])
-            for i in range(at, at + period * times, period):
-                yield chain[i : i + period]
-            at += period * times
-
-    def _look(self, leaf: _Leaf) -> Any:
+    def _look(self, leaf: Leaf) -> Any:
         """What a leaf computes: ops that multiply, with the shapes of their weights."""
         dead = self._living - self.flow.alive({leaf.exit: leaf.join.entry})
         heavy = {id(node) for node, _ in self.analysis.macs}
@@ -252,23 +212,3 @@ def outermost(blocks: Sequence[Block]) -> list[Block]:
 def bypass_of(blocks: Iterable[Block]) -> dict[str, str]:
     """Exit -> entry of each."""
     return {block.exit: block.entry for block in blocks}
-
-
-def _chains(leaves: Sequence[_Leaf]) -> list[list[_Leaf]]:
-    """Leaves in sequences in which each starts where the one before it ends."""
-    chains: dict[str, list[_Leaf]] = {}  # by the exit of its last leaf
-    for leaf in leaves:
-        chain = chains.pop(leaf.join.entry, [])
-        chains[leaf.exit] = [*chain, leaf]
-    return list(chains.values())
-
-
-def _repeated(looks: Sequence[Any]) -> tuple[int, int]:
-    """(period, times) of the repetition at the start that covers most; of equals the shortest period."""
-    best = (1, 1)
-    for period in range(1, len(looks) // 2 + 1):
-        run = next((i for i in range(period, len(looks)) if looks[i] != looks[i - period]), len(looks))
-        times = run // period
-        if times > 1 and times * period > best[0] * best[1]:
-            best = (period, times)
-    return best

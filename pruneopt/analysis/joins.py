@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Size
 from pruneopt.analysis.flow import END, Flow
@@ -51,6 +56,7 @@ class Stream:
     def __init__(self, analysis: Analysis, flow: Flow) -> None:
         self.flow = flow
         self.shapes = analysis.seen.shapes
+        self._inputs = analysis.model.graph.inputs
         heavy = {id(node) for node, _ in analysis.macs}
         self.heavy = flow.made(i for i, node in enumerate(flow.nodes) if id(node) in heavy)
         heavy |= {id(use.node) for use in analysis.statistics}
@@ -87,6 +93,26 @@ class Stream:
     def shape(self, name: str) -> Shape | None:
         """Sizes of a tensor in all runs."""
         return self.shapes.get(name)
+
+    def kind(self, name: str) -> Any:
+        """Element type of a tensor as far as a constant, a Cast or an input on its way tells it."""
+        while name in self.flow.maker:
+            node = self.flow.nodes[self.flow.maker[name]]
+            if node.op == "Cast":
+                return onnx.helper.tensor_dtype_to_np_dtype(node.attrs["to"])
+            for tensor in node.inputs:
+                if (
+                    isinstance(tensor, gs.Constant)
+                    and tensor.dtype is not None
+                    and np.dtype(tensor.dtype).kind in "fV"
+                ):
+                    return np.dtype(tensor.dtype)
+            sources = self.flow.sources(name)
+            if not sources:
+                return None
+            name = sources[0]
+        found = next((t.dtype for t in self._inputs if t.name == name), None)
+        return None if found is None else np.dtype(found)
 
     def _is_light(self, first: str, last: str) -> bool:
         """Whether all that lies between two tensors, of which the first dominates the last, is light."""

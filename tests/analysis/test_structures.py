@@ -13,7 +13,8 @@ from onnx import helper, numpy_helper
 from pruneopt.analysis.groups import Group, find_groups
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.analysis.masks import Mask
-from pruneopt.backends import ort
+from pruneopt.backends.ort import OnnxRuntime
+from pruneopt.backends.session import Session
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.proof import distance
@@ -70,7 +71,7 @@ def analysed(model: Model, *sizes: tuple[int, ...], high: int = 0) -> Analysis:
         {"x": random.integers(0, high, s) if high else random.standard_normal(s).astype(np.float32)}
         for s in sizes
     ]
-    return analyse(model, Context(ort.OnnxRuntime(), feeds).observation(model))
+    return analyse(model, Context(OnnxRuntime(), feeds).observation(model))
 
 
 def sizes(groups: list[Group]) -> list[tuple[int, bool]]:
@@ -86,9 +87,9 @@ def check(analysis: Analysis, seed: int = 0) -> None:
         mask = np.zeros(group.size, bool)
         mask[random.permutation(group.size)[: max(group.least, group.size // 2)]] = True
         masks[group.atom] = mask
-    small = ort.Session(shrink(analysis, masks), optimize=False)
+    small = Session(shrink(analysis, masks), optimize=False)
     for reference, feeds in Masked(analysis, masks).references():
-        expected, found = ort.Session(reference, optimize=False).run(dict(feeds)), small.run(dict(feeds))
+        expected, found = Session(reference, optimize=False).run(dict(feeds)), small.run(dict(feeds))
         assert max(distance(expected[n], found[n]) for n in expected) < 1e-5
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from pruneopt.backends import ort
+from pruneopt.backends.ort import Observer
+from pruneopt.backends.session import Session, shape_key
 from pruneopt.backends.turns import interleaved
 from pruneopt.errors import PruneoptError, TooLargeError
 from pruneopt.model import Model
@@ -25,13 +26,13 @@ def chain() -> Model:
 
 
 def test_outputs_are_the_models_own(chain: Model) -> None:
-    assert list(ort.Session(chain).run({"x": -X})) == ["y"]
-    np.testing.assert_array_equal(ort.Session(chain).run({"x": -X})["y"], X)
+    assert list(Session(chain).run({"x": -X})) == ["y"]
+    np.testing.assert_array_equal(Session(chain).run({"x": -X})["y"], X)
 
 
 @pytest.mark.parametrize("optimize", [True, False])
 def test_intermediates_can_be_named(chain: Model, optimize: bool) -> None:
-    found = ort.Session(chain, ["s", "a"], optimize=optimize).run({"x": -X})
+    found = Session(chain, ["s", "a"], optimize=optimize).run({"x": -X})
     assert list(found) == ["s", "a"]
     np.testing.assert_array_equal(found["a"], X)
     np.testing.assert_array_equal(found["s"], [2, 3])
@@ -39,14 +40,14 @@ def test_intermediates_can_be_named(chain: Model, optimize: bool) -> None:
 
 def test_the_model_is_left_alone(chain: Model) -> None:
     before = chain.proto().SerializeToString()
-    ort.Session(chain, ["s"], shapes=["a"])
+    Session(chain, ["s"], shapes=["a"])
     assert chain.proto().SerializeToString() == before
 
 
 def test_sequences_and_strings_come_out() -> None:
     made = model("g (float[N,3] x) => (seq(float[N]) y, string[k] t) { y = SplitToSequence <axis=1> (x) "
                  't = Constant <value_strings = ["a", "b"]> () }')  # fmt: skip
-    found = ort.Session(made).run({"x": X})
+    found = Session(made).run({"x": X})
     assert [part.shape for part in found["y"]] == [(2, 1)] * 3
     assert found["t"].tolist() == ["a", "b"]
 
@@ -65,20 +66,20 @@ NARROW = [(10, np.float16), (16, ml_dtypes.bfloat16), (17, ml_dtypes.float8_e4m3
 
 @pytest.mark.parametrize(("code", "kind"), NARROW)
 def test_narrow_floats_go_in_and_out(code: int, kind: Any) -> None:
-    found = ort.Session(passing(code)).run({"x": X.astype(kind)})
+    found = Session(passing(code)).run({"x": X.astype(kind)})
     assert found["y"].dtype == kind
     np.testing.assert_array_equal(found["y"].astype(np.float32), X)
 
 
 @pytest.mark.parametrize(("code", "kind"), NARROW)
 def test_narrow_floats_are_observed(code: int, kind: Any) -> None:
-    shapes, values = ort.shapes_and_values(passing(code), {"x": X.astype(kind)}, {"z"})
+    shapes, values = Observer(passing(code), {"z"}).run({"x": X.astype(kind)})
     assert shapes == {"x": (2, 3), "z": (2, 3), "y": (2, 3)}
     np.testing.assert_array_equal(values["z"].astype(np.float32), X)
 
 
 def test_observer_sees_shapes_and_the_wanted_values(chain: Model) -> None:
-    observer = ort.Observer(chain, {"s"})
+    observer = Observer(chain, {"s"})
     for rows in (2, 5):
         shapes, values = observer.run({"x": np.ones((rows, 3), np.float32)})
         assert shapes == {"x": (rows, 3), "a": (rows, 3), "s": (2,), "y": (rows, 3)}
@@ -89,25 +90,13 @@ def test_observer_sees_shapes_and_the_wanted_values(chain: Model) -> None:
 def test_observer_passes_over_sequences() -> None:
     made = model("g (float[N,3] x) => (float[a,b] y) { q = SplitToSequence <axis=1> (x) p = Identity(q) "
                  "y = ConcatFromSequence <axis=0> (p) }")  # fmt: skip
-    shapes, _ = ort.shapes_and_values(made, {"x": X})
+    shapes, _ = Observer(made).run({"x": X})
     assert shapes == {"x": (2, 3), "y": (6, 1)}
 
 
 def test_observer_names_what_it_does_not_find(chain: Model) -> None:
     with pytest.raises(PruneoptError, match="'nothing' is not a tensor"):
-        ort.Observer(chain, {"nothing"})
-
-
-@pytest.mark.parametrize("limit", [1, 30, 1 << 20])
-def test_observe_gives_all_in_order(chain: Model, limit: int) -> None:
-    found = list(ort.observe(chain, {"x": -X}, ["y", "s", "a"], limit))
-    assert [name for name, _ in found] == ["y", "s", "a"]
-    np.testing.assert_array_equal(found[2][1], X)
-
-
-def test_chunks_hold_no_more_than_the_limit() -> None:
-    shapes: dict[str, ort.Shape] = {"a": (10,), "b": (10,), "c": (100,), "d": ()}
-    assert list(ort._chunks("abcd", shapes, 80)) == [["a", "b"], ["c"], ["d"]]
+        Observer(chain, {"nothing"})
 
 
 def test_a_model_beyond_one_message_is_run_all_the_same(
@@ -123,29 +112,29 @@ def test_a_model_beyond_one_message_is_run_all_the_same(
 
     monkeypatch.setattr(Model, "save", save)
     monkeypatch.setattr(Model, "proto", proto)
-    found = ort.Session(chain, ["a"], shapes=["s"]).run({"x": -X})
+    found = Session(chain, ["a"], shapes=["s"]).run({"x": -X})
     np.testing.assert_array_equal(found["a"], X)
-    assert found[ort.shape_key("s")].tolist() == [2]
+    assert found[shape_key("s")].tolist() == [2]
 
 
 def test_a_model_that_does_not_load_says_why() -> None:
     made = model("g (bfloat16[3] x) => (bfloat16[3] y) { y = Conv(x, x) }")
     with pytest.raises(PruneoptError, match="could not load the model: ") as caught:
-        ort.Session(made)
+        Session(made)
     assert "\n" not in str(caught.value)
 
 
 def test_a_run_that_fails_says_why_without_c_plus_plus() -> None:
     made = model("g (float[N] x, float[M] z) => (float[K] y) { y = Add(x, z) }")
     with pytest.raises(PruneoptError, match=r"running Add node.*Attempting to broadcast") as caught:
-        ort.Session(made, optimize=False).run({"x": np.ones(2, np.float32), "z": np.ones(3, np.float32)})
+        Session(made, optimize=False).run({"x": np.ones(2, np.float32), "z": np.ones(3, np.float32)})
     assert ".cc" not in str(caught.value)
     assert "onnxruntime::" not in str(caught.value)
 
 
 def test_timing_is_relative_to_the_first() -> None:
     sessions = [
-        ort.Session(model(f"g (float[N] x) => (float[N] y) {{ a = {op}(x) y = {op}(a) }}"))
+        Session(model(f"g (float[N] x) => (float[N] y) {{ a = {op}(x) y = {op}(a) }}"))
         for op in ("Abs", "Erf")
     ]
     feeds = [{"x": np.ones(10, np.float32)}, {"x": np.ones(300_000, np.float32)}]
@@ -169,6 +158,6 @@ g (float[N, 3] x) => (float[M, 3] y) <int64 two = {2}, bool go = {1}> {
 
 def test_a_sequence_that_a_loop_fills_has_no_shape() -> None:
     loop = Model.from_proto(onnx.parser.parse_model(GATHERED))
-    shapes, values = ort.Observer(loop, ["y"]).run({"x": np.ones((4, 3), np.float32)})
+    shapes, values = Observer(loop, ["y"]).run({"x": np.ones((4, 3), np.float32)})
     assert "all" not in shapes
     assert shapes["y"] == values["y"].shape == (8, 3)

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import pruneopt as po
-from pruneopt.backends.ort import Session
+from pruneopt.backends.session import Session
 from pruneopt.passes.exact.invariants import free_invariants
 from tests import models
 

@@ -15,7 +15,7 @@ from pruneopt.analysis.blocks import Blocks
 from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
 from pruneopt.api import make_context
-from pruneopt.backends.ort import Session
+from pruneopt.backends.session import Session
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.frontends.dimensions import Feeds
 from pruneopt.model import Model

@@ -9,7 +9,7 @@ import pruneopt as po
 from pruneopt import api
 from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
-from pruneopt.backends.ort import Session
+from pruneopt.backends.session import Session
 from pruneopt.passes.proof import prove
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink

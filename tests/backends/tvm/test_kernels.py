@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("tvm", reason="sparse kernels are compiled by TVM")
 
-from pruneopt.backends.ort import Session
+from pruneopt.backends.session import Session
 from pruneopt.backends.tvm.compiler import Plan
 from pruneopt.backends.tvm.layer import Layer, Schedule
 from pruneopt.backends.tvm.library import build

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("tvm", reason="sparse kernels are compiled by TVM")
 
-from pruneopt.backends.ort import Session
+from pruneopt.backends.session import Session
 from pruneopt.backends.tvm.compiler import Plan
 from pruneopt.backends.tvm.fallback import INPUTS, function
 from pruneopt.backends.tvm.packing import pack

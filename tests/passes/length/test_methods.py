@@ -32,7 +32,7 @@ def shortened(encoder: Encoder, **options: Any) -> tuple[Model, dict[str, Any]]:
 
 def outputs(model: Model, **feeds: Array) -> Array:
     """Output `y`."""
-    from pruneopt.backends.ort import Session
+    from pruneopt.backends.session import Session
 
     return np.asarray(Session(model).run({k: v.astype(np.float32) for k, v in feeds.items()})["y"])
 
