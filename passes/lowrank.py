@@ -58,8 +58,8 @@ class LowRank:
         settings = Settings(Method(truncated, refits=True, data=False), Pattern(), self.samples)
         shares = dict.fromkeys(chosen, self.ratio)
         changes = list(changed(analysis, shares, settings, context))
-        whole = applied(model, changes)
-        made = factored(whole, changes, {c.name: rank(shape(c), self.ratio) for c in chosen})
+        ranks = {c.name: rank(shape(c), self.ratio) for c in chosen}
+        made, whole = factored(applied(model, changes), changes, ranks)
         return Outcome(made, {"layers": _entries(changes, self.ratio)}, Unchanged(whole, context.feeds))
 
 
@@ -84,15 +84,24 @@ def truncated(weight: Array, gram: Gram | None, pattern: Pattern, ratio: float) 
     return np.asarray(u[:, :r] @ (u[:, :r].T @ weight), weight.dtype)
 
 
-def factored(model: Model, changes: Sequence[tuple[Consumer, Change]], ranks: Mapping[str, int]) -> Model:
-    """A copy of the model in which weights of these ranks are two factors each."""
-    made = model.copy()
-    nodes = makers(made.graph)
-    names = Names(made.graph)
+def factored(
+    model: Model, changes: Sequence[tuple[Consumer, Change]], ranks: Mapping[str, int]
+) -> tuple[Model, Model]:
+    """Copies of the model: weights of these ranks are two factors each; they are what these factors come to.
+
+    The latter in float32, as the product of two factors of half precision has more digits than they.
+    """
+    made, whole = model.copy(), model.copy()
+    nodes, names = (makers(made.graph), makers(whole.graph)), Names(made.graph)
     for consumer, change in changes:
         (matrix,) = consumer.as_matrix(change.weight)
-        _split(made, nodes[consumer.name], _factors(matrix, ranks[consumer.name]), names)
-    return tidy(made)
+        kind = consumer.use.constant.dtype
+        second, first = (f.astype(kind) for f in _factors(matrix, ranks[consumer.name]))
+        split, plain = (each[consumer.name] for each in nodes)
+        _split(made, split, (second, first), names)
+        product = second.astype(np.float32) @ first.astype(np.float32)
+        plain.inputs[1] = gs.Constant(plain.inputs[1].name, consumer.stored(product[None], np.float32))
+    return tidy(made), whole
 
 
 def _factors(matrix: Array, r: int) -> tuple[Array, Array]:
@@ -117,7 +126,7 @@ def _split(model: Model, node: gs.Node, factors: tuple[Array, Array], names: Nam
         before, after = first.T, second if node.attrs.get("transB") else second.T
         attributes = {}
     weights = [
-        gs.Constant(names.new(f"{old.name}_{which}"), np.ascontiguousarray(array).astype(old.dtype))
+        gs.Constant(names.new(f"{old.name}_{which}"), np.ascontiguousarray(array))
         for which, array in (("in", before), ("out", after))
     ]
     op = "Conv" if node.op == "Conv" else "MatMul"

@@ -14,6 +14,9 @@ EXITS: Words = ("exit's condition added", "exits' conditions added")
 SIZES: Words = ("size that is smaller", "sizes that are smaller")
 CUTS: Words = ("token reduction written out", "token reductions written out")
 
+# Passes that give weights other values: what was proved is the rest.
+WEIGHTS = {"lowrank": "with weights of lower rank", "sparsify": "before weights were set to zero"}
+
 
 def proved(report: Entry, before: str = "the original") -> str:
     """What the rewritten model was proved equal to: what was there `before`, less what went. Empty without a proof."""
@@ -21,7 +24,8 @@ def proved(report: Entry, before: str = "the original") -> str:
     if not proof:
         return ""
     changes = _listed([f"{n} {one if n == 1 else many}" for (one, many), n in _counts(report).items() if n])
-    zeros = " before weights were set to zero" if any(True for _ in sparse(report)) else ""
+    names = {each["pass"] for each in _steps(report.get("passes", ()))}
+    zeros = "".join(f" {said}" for name, said in WEIGHTS.items() if name in names)
     masked = f" with {changes}" if changes else ""
     return f"proved: equal to {before}{masked}{zeros}, to {proof['max_rel_error']:.1e}"
 

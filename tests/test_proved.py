@@ -28,6 +28,11 @@ def test_each_sort_of_change_is_named() -> None:
     assert "with 2 sizes that are smaller," in proved(report(resized))
 
 
+def test_what_gives_weights_other_values_is_named() -> None:
+    text = proved(report(entry("lowrank", 0), entry("sparsify", 0)))
+    assert "the original with weights of lower rank before weights were set to zero, to" in text
+
+
 def test_what_is_exact_has_nothing_masked() -> None:
     assert proved(report(entry("simplify", 0))) == "proved: equal to the original, to 2.0e-06"
     assert proved({"passes": []}) == ""

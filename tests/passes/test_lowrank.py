@@ -31,6 +31,12 @@ def test_half_of_the_parameters_and_proved(net: Any) -> None:
     assert result.report["output"]["params"] < 0.6 * result.report["input"]["params"]
 
 
+def test_factors_of_half_precision_are_proved_as_they_are() -> None:
+    result = po.prune(models.loaded(models.halved(gemms())), passes="lowrank{ratio=0.5}", timed=False)
+    assert entry(result)["equivalence"]["max_rel_error"] < 1e-5
+    assert {w.dtype for w in weights(result.model).values() if w.dtype.kind == "f"} == {np.dtype(np.float16)}
+
+
 def narrow() -> po.Model:
     """A weight of full rank, applied to data of rank 8."""
     b = models.Builder()
