@@ -94,7 +94,7 @@ class Consumer:
             return flat.reshape(self.groups, weight.shape[0] // self.groups, -1)
         return np.ascontiguousarray(flat.T if self._contracted == 0 else flat)[None]
 
-    def stored(self, matrix: Array, kind: npt.DTypeLike = None) -> Array:
+    def stored(self, matrix: Array, kind: npt.DTypeLike | None = None) -> Array:
         """Matrices as the node stores them, of its constant's type or of another."""
         constant = self.use.constant
         weight = matrix[0].T if self._contracted == 0 else matrix
