@@ -29,7 +29,8 @@ from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.spec import parse_passes
 
 CHOICES = ("l2", "taylor", "default")
-SEEN = 1024  # rows to prune with; all that there are to recover with
+SEEN = {"smollm2": 40}  # rows to prune with, of 256 tokens; all that there are to recover with
+USUAL = 1024  # the same for images and sentences
 
 
 def _images(count: int) -> list[Feeds]:
@@ -108,7 +109,7 @@ def _options(arguments: Sequence[str] | None) -> Any:
 def measure(task: Task, choice: str, data: list[Feeds], options: Any) -> Row:
     """Prune, look, recover, look."""
     original = po.load(task.model)
-    few = data[: max(1, SEEN * len(data) // max(1, _rows(data)))]
+    few = data[: max(1, SEEN.get(task.name, USUAL) * len(data) // max(1, _rows(data)))]
     context = make_context(original, few, threads=options.threads)
     width = f"macs={options.macs}" + ("" if choice == "default" else f", criterion={choice}, plan=uniform")
     begin = time.perf_counter()

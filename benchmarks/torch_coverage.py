@@ -62,9 +62,9 @@ def measure_peer(path: Path) -> Record:
     from pruneopt.model import Model
 
     torch.set_num_threads(1)
+    module = convert(onnx.load(path)).eval()
     model = Model.load(path)
     context = api.make_context(model)
-    module = convert(onnx.load(path)).eval()
     return {"error": _worst(model, context, lambda feeds: module(*feeds), True)}
 
 

@@ -40,11 +40,18 @@ def nonzeros(weight: Any) -> Any:
     return None if weight.ndim < 2 or bool(found.all()) else found.to(weight.dtype)
 
 
+def learning(net: Net) -> Tensors:
+    """All weights but tables: a batch sees few of their rows, and Adam moves rare ones as far as any. By name."""
+    for name in net.tables:
+        net.weights[name].requires_grad_(False)
+    return {name: weight for name, weight in net.weights.items() if name not in net.tables}
+
+
 class Full:
     """All weights learn; zeros in matrices stay zero, for a pass may have put them there."""
 
     def __init__(self, net: Net) -> None:
-        self.weights = net.weights
+        self.weights = learning(net)
         for weight in self.weights.values():
             kept = nonzeros(weight)
             if kept is not None:
@@ -76,7 +83,7 @@ class LowRank:
         self.rank = rank
         self.weights = {
             name: w
-            for name, w in net.weights.items()
+            for name, w in learning(net).items()
             if w.ndim >= 2 and min(w.shape[0], prod(w.shape[1:])) > 2 * rank
         }
         if not self.weights:

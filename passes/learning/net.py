@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from pruneopt.arrays import Array, Feeds
 from pruneopt.errors import PruneoptError
@@ -30,6 +31,7 @@ class Net:
         module: the `torch.fx.GraphModule`.
         outputs: names of the tensors that it returns.
         paths: name of each weight that can learn -> its path in the module.
+        tables: names of those that are only looked up, row by row.
     """
 
     def __init__(self, model: Model, outputs: Sequence[str] = (), device: str = "cpu") -> None:
@@ -41,6 +43,11 @@ class Net:
         learns = dict(self.module.named_parameters())
         self.paths = {
             str(constant.name): path for path, constant in self._origin.weights.items() if path in learns
+        }
+        self.tables = {
+            name
+            for name, path in self.paths.items()
+            if all(_looks_up(node) for node in self._origin.weights[path].outputs)
         }
 
     @property
@@ -73,6 +80,11 @@ class Net:
         if array.dtype.kind in "fV":
             array = array.astype(np.float32)
         return torch.from_numpy(np.array(array, order="C")).to(self.device)
+
+
+def _looks_up(node: gs.Node) -> bool:
+    """Whether a node takes rows that its data choose."""
+    return node.op == "Gather" and isinstance(node.inputs[1], gs.Variable)
 
 
 def _channels_last(module: Any, origin: Any) -> None:

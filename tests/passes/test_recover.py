@@ -18,6 +18,7 @@ from pruneopt.model import Model, constants, values
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.context import Context
 from pruneopt.passes.learning import training
+from pruneopt.passes.learning.adapters import Full, LowRank
 from pruneopt.passes.learning.net import Net
 from pruneopt.passes.learning.outputs import Meaning, meanings
 from pruneopt.passes.learning.teaching import lesson
@@ -173,6 +174,24 @@ def test_zeros_of_sparse_weights_stay_zero() -> None:
         assert all(not a[z].any() for z, a in matrices)
 
 
+def test_tables_that_are_only_looked_up_do_not_learn() -> None:
+    pytest.importorskip("torch")
+    b = models.Builder()
+    x = b.node("Gather", b.weight(50, 32, name="table"), "ids")
+    h = b.node("Relu", b.node("MatMul", x, b.weight(32, 64)))
+    b.node("MatMul", h, b.weight(64, 32), outputs=["y"])
+    looked_up = b.model({}, {"y": ["n", "s", 32]})
+    looked_up.graph.input.append(
+        onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n", "s"])
+    )
+    for proto, learns in ((looked_up, False), (models.tied_language_model(), True)):
+        net = Net(models.loaded(proto))
+        assert net.tables == (set() if learns else {"table"})
+        for learner in (Full(net), LowRank(net, 4, 0)):
+            assert ("table" in learner.weights) == learns
+            assert len(learner.weights) == len(net.weights) - (not learns)
+
+
 def test_hidden_states_of_the_residual_stream_are_matched() -> None:
     pytest.importorskip("torch")
     original, small, _ = pruned(models.transformer(), "simplify, width{ratio=0.75, axes=inner}")
@@ -196,8 +215,6 @@ def test_meanings_follow_from_the_graph() -> None:
 
 def test_adapters_start_where_the_model_is() -> None:
     torch = pytest.importorskip("torch")
-    from pruneopt.passes.learning.adapters import LowRank
-
     model = models.loaded(models.transformer())
     feeds = batches(model, 1)[0]
     net = Net(model)
