@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
 
 from pruneopt.analysis.axes import Axis, atoms
 from pruneopt.analysis.infer import Analysis, analyse
@@ -15,8 +18,8 @@ from pruneopt.passes.context import Context
 from pruneopt.passes.options import check_names
 from pruneopt.passes.rewriting.shrink import twins
 from pruneopt.passes.rotation.attention import HeadTurner
+from pruneopt.passes.rotation.bottlenecks import Bottleneck, find_bottlenecks
 from pruneopt.passes.rotation.linear import NotLinear
-from pruneopt.passes.rotation.norms import Norm
 from pruneopt.passes.rotation.streams import find_residual
 from pruneopt.passes.rotation.turning import Editor, Spread, turn
 from pruneopt.passes.statistics.consumers import find_consumers
@@ -34,7 +37,7 @@ class Rotate:
 
     Attributes:
         axes: which, of `heads` (query/key and value widths) and `stream` (the residual width, its norms without
-            mean and gain), joined by `+`.
+            mean and gain, and other widths under no norm that are linear all round), joined by `+`.
     """
 
     axes: str = "heads+stream"
@@ -47,31 +50,36 @@ class Rotate:
         if not context.calibration:
             return Outcome(model, {"rotated": 0})
         analysis = analyse(model, context.observation(model), context.keep)
-        found = _Residuals(analysis) if "stream" in self.axes else None
         made = model.copy()
         editor = Editor(made, twins(model, made))
         heads = HeadTurner(analysis, editor)
+        found = _Residuals(analysis, set(heads.candidates())) if "stream" in self.axes else None
         fit, _ = hold_out(split_batches(context.calibration))
-        sampler = _Sampler(found.spreads if found else [], fit, context.seed)
+        narrow = found.bottlenecks if found else []
+        sampler = _Sampler(found.spreads if found else [], narrow, fit, context.seed)
         wanted = heads.candidates() if "heads" in self.axes else []
         evidence = gather(analysis, wanted, context, fit, sampler.watched())
         count = heads.turn_all(evidence)
         for spread in sampler.spreads:
             turn(spread.residual, spread.basis(), editor)
-        entry = {"rotated": count, "streams": len(sampler.spreads), "left": found.left if found else []}
-        if not count and not sampler.spreads:
+        for bottleneck in narrow:
+            bottleneck.turn(editor)
+        streams = len(sampler.spreads) + len(narrow)
+        entry = {"rotated": count, "streams": streams, "left": found.left if found else []}
+        if not count and not streams:
             return Outcome(model, entry)
         editor.restore_names()
-        if not sampler.spreads:  # no tensor is new
+        if not streams:  # no tensor is new
             context.same_tensors(made, model)
         return Outcome(made, entry, Unchanged(model, context.feeds))
 
 
 class _Residuals:
-    """The residual streams of a model: those that can be turned, and why others cannot."""
+    """The residual streams of a model: those that can be turned, and why others under a norm cannot."""
 
-    def __init__(self, analysis: Analysis) -> None:
+    def __init__(self, analysis: Analysis, heads: set[Axis]) -> None:
         consumers = {id(c.node): c for c in find_consumers(analysis)}
+        self.bottlenecks = list(find_bottlenecks(analysis, consumers, heads))
         self.spreads: list[Spread] = []
         self.left: list[dict[str, str]] = []
         for atom in _under_norms(analysis):
@@ -103,9 +111,10 @@ def _name(analysis: Analysis, atom: Axis) -> str:
 
 @dataclass
 class _Sampler:
-    """Feeds rows of the tensors that norms read to their spreads."""
+    """Feeds rows of the tensors that norms and bottlenecks' readers read to those who sum them up."""
 
     spreads: list[Spread]
+    bottlenecks: list[Bottleneck]
     batches: list[Mapping[str, Array]]
     seed: int
     _valid: list[Array | None] = field(default_factory=list)
@@ -113,19 +122,23 @@ class _Sampler:
     def watched(self) -> dict[str, Callable[[int, Array], None]]:
         """By tensor what is to be done with its value in a batch of that number."""
         self._valid = [valid_tokens(batch) for batch in self.batches]
-        readers: dict[str, list[tuple[Spread, Norm]]] = {}
+        takers: dict[str, list[tuple[int, Callable[[Array], None]]]] = {}
         for spread in self.spreads:
             for norm in spread.residual.norms:
-                readers.setdefault(norm.data, []).append((spread, norm))
-        return {name: self._watch(name, found) for name, found in readers.items()}
+                takers.setdefault(norm.data, []).append((-1, partial(spread.add, norm)))
+        for bottleneck in self.bottlenecks:
+            for name, dim in bottleneck.watched().items():
+                takers.setdefault(name, []).append((dim, partial(bottleneck.add, name)))
+        return {name: self._watch(name, found) for name, found in takers.items()}
 
-    def _watch(self, name: str, readers: list[tuple[Spread, Norm]]) -> Callable[[int, Array], None]:
+    def _watch(
+        self, name: str, takers: list[tuple[int, Callable[[Array], None]]]
+    ) -> Callable[[int, Array], None]:
         share = max(1, -(-SAMPLES // len(self.batches)))
 
         def watch(batch: int, data: Array) -> None:
-            flat = data.reshape(-1, data.shape[-1])
-            rows = flat[pick(len(flat), share, self._valid[batch], [self.seed, batch], name)]
-            for spread, norm in readers:
-                spread.add(norm, rows)
+            for dim, take in takers:
+                flat = np.moveaxis(data, dim, -1).reshape(-1, data.shape[dim])
+                take(flat[pick(len(flat), share, self._valid[batch], [self.seed, batch], name)])
 
         return watch

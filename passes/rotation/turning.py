@@ -103,7 +103,7 @@ def turn(residual: Residual, basis: Array, editor: Editor) -> None:
     """Rewrite all constants and norms around the atom; what the model computes stays the same."""
     size = residual.size
     for scale in residual.scales:
-        _take_over(scale, size, editor)
+        take_over(scale, size, editor)
     for region in residual.regions:
         for use, dim in region.writes if region.centred else ():
             editor.apply(use, dim, lambda x: x - x.mean(-1, keepdims=True), "centre")
@@ -118,7 +118,7 @@ def turn(residual: Residual, basis: Array, editor: Editor) -> None:
         _plain(norm, residual, basis, editor)
 
 
-def _take_over(scale: Scale, size: int, editor: Editor) -> None:
+def take_over(scale: Scale, size: int, editor: Editor) -> None:
     """(x W + b) s = x (W s) + b s; the product becomes one with 1."""
     factor = np.broadcast_to(values(scale.factor.constant).astype(np.float64).reshape(-1), (size,))
     for use, dim in scale.writes:
