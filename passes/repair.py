@@ -25,16 +25,23 @@ from pruneopt.passes.statistics.leastsquares import Refit
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
 KEPT = 1 << 28  # bytes of a repaired model that waits to be asked for again
-ORDER = ("self", "stream", "bias")  # in which ways are tried
+ORDER = (
+    "stream",
+    "self",
+    "bias",
+)  # in which ways are tried; the first picks, layer by layer, what the second does
+ENOUGH = (
+    0.5  # of the damage without a repair; a way that leaves no more than that is not called into question
+)
 
 
 @dataclass(frozen=True)
 class Repair:
     """Refit every consumer of a pruned axis in closed form, and keep the best of the ways on held-out data.
 
-    The ways are: nothing; least squares towards what the layer would have made of its whole input; least squares
-    towards the residual stream of the original, the model before blocks and tokens went (`passes.aim`); where neither
-    is better than nothing, biases that make up for the mean of what went.
+    The ways are: nothing; least squares towards the residual stream of the original, the model before blocks and tokens
+    went (`passes.aim`); where that does not halve the damage, least squares towards what each layer would have made of
+    its whole input; where neither is better than nothing, biases that make up for the mean of what went.
 
     Attributes:
         ridge: pull towards the original weights, as a share of each feature's variance.
@@ -77,6 +84,8 @@ class Repair:
         best, made = "none", model
         distances = {best: damage(dense, outputs(model, context, held), probabilities)}
         for way in sorted(self.ways.split("+"), key=ORDER.index):
+            if distances[best] <= ENOUGH * distances["none"] and best != "none":
+                break
             if (
                 way == "bias" and best != "none"
             ):  # least squares did better than nothing: they move biases, too

@@ -18,14 +18,14 @@ ENOUGH = 1e-3  # damage that needs no second look
 
 
 def better(first: Outcome, other: Callable[[], Outcome], names: tuple[str, str], context: Context) -> Outcome:
-    """The outcome that moves the outputs of held-out calibration data less, each repaired in the way `self`.
+    """The outcome that moves the outputs of held-out calibration data less, each repaired in the way `stream`.
 
-    The other one is made only where the first does more than next to no harm, and passed over where it cannot
-    reach the budget. What is returned is not repaired yet; its entry says under `rivals` how far each moved the
-    outputs (`passes.statistics.damage`), and under `chosen` which it is.
+    The other one is made only where the first does more than next to no harm and more than its plan foresaw, and
+    passed over where it cannot reach the budget. What is returned is not repaired yet; its entry says under `rivals`
+    how far each moved the outputs (`passes.statistics.damage`), and under `chosen` which it is.
     """
     harm = _harm(first, context)
-    if harm is None or harm <= ENOUGH:
+    if harm is None or harm <= max(ENOUGH, first.entry.get("foreseen", 0.0)):
         return first
     context.progress(f"compare with {names[1]}")
     try:
@@ -47,5 +47,5 @@ def _harm(outcome: Outcome, context: Context) -> float | None:
     claim = outcome.claim
     if not isinstance(claim, Masked) or not claim.masks or claim.moves():
         return None
-    distances = Repair(ways="self").mend(outcome.model, claim, context, again=True).entry["distances"]
+    distances = Repair(ways="stream").mend(outcome.model, claim, context, again=True).entry["distances"]
     return float(min(distances.values()))

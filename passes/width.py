@@ -27,7 +27,7 @@ from pruneopt.passes.planning.confirm import confirmed
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.kinds import KINDS, kinds_of
 from pruneopt.passes.planning.latency import Stopwatch
-from pruneopt.passes.planning.measured import plan, survey, told
+from pruneopt.passes.planning.measured import foreseen, plan, survey, told
 from pruneopt.passes.planning.redistribute import redistributed
 from pruneopt.passes.planning.tally import Limit
 from pruneopt.passes.planning.uniform import leaders, share, within
@@ -137,6 +137,8 @@ class Width:
             evidence.look = lambda names: context.session(analysis.model, names).run(batches[0])
         before = analyse(model, context.sizes(model)) if turned is not model else analysis
         kept, said = self._kept(analysis, before, groups, evidence, context)
+        if self._measures(context):
+            said |= {"foreseen": foreseen(groups, kept, evidence)}
         masks = self._select(groups, kept, evidence)
         small = shrink(analysis, masks)
         sizes = shrunk_sizes(analysis, masks)

@@ -89,6 +89,12 @@ def told(
     return {"curves": curves, "trade_off": trace(choices, limits)}
 
 
+def foreseen(groups: Sequence[Group], kept: Kept, evidence: Evidence) -> float:
+    """The damage that these sizes do, by the curves: each group on its own, its readers refitted, nothing else."""
+    known = _damage(groups, evidence.curves, evidence.rates)
+    return float(sum(known[g][g.size - kept.get(g.atom, g.size)] for g in groups))
+
+
 def _choices(
     groups: Sequence[Group],
     curves: Mapping[Group, Curve | None],
@@ -96,9 +102,17 @@ def _choices(
     align: int,
     floor: float,
 ) -> list[Choice]:
+    known = _damage(groups, curves, worth)
+    return [choice(g, known[g], align, floor) for g in groups]
+
+
+def _damage(
+    groups: Sequence[Group], curves: Mapping[Group, Curve | None], worth: Mapping[Group, Worth]
+) -> dict[Group, Array]:
+    """Of removing k entries of each group, for every k; shape [size + 1]."""
     known = {g: worth[g].at(c.error) for g, c in curves.items() if c is not None}
     typical = float(np.median([d[-1] for d in known.values()])) if known else 1.0
-    return [choice(g, known.get(g, _guess(g) * typical), align, floor) for g in groups]
+    return {g: known[g] if g in known else _guess(g) * typical for g in groups}
 
 
 def _guess(group: Group) -> Array:

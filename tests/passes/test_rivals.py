@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pruneopt as po
 from pruneopt.api import make_context
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.passes import repair as repair_module
+from pruneopt.passes import width as width_module
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.context import Context
 from pruneopt.passes.repair import Repair
@@ -50,12 +52,12 @@ def test_what_was_repaired_to_compare_is_not_repaired_again(monkeypatch: pytest.
 
     monkeypatch.setattr(repair_module, "refit_all", counted)
     found = better(little, lambda: much, NAMES, context)
-    assert ways == ["self", "self"]
+    assert ways == ["stream", "stream"]
     context.claim = found.claim
-    mended = Repair(ways="self").run(found.model, context)
-    assert ways == ["self", "self"]
-    assert mended.entry["distances"]["self"] == found.entry["rivals"]["one"]
-    Repair(ways="self").run(found.model, context)  # it is not kept for ever
+    mended = Repair(ways="stream").run(found.model, context)
+    assert ways == ["stream", "stream"]
+    assert mended.entry["distances"]["stream"] == found.entry["rivals"]["one"]
+    Repair(ways="stream").run(found.model, context)  # it is not kept for ever
     assert len(ways) == 3
 
 
@@ -66,6 +68,14 @@ def test_what_cannot_meet_the_budget_is_passed_over() -> None:
         raise PruneoptError("cannot", least=0.95)
 
     assert better(little, fails, NAMES, context) is little
+
+
+def test_a_plan_that_does_no_more_harm_than_it_foresaw_has_no_rival() -> None:
+    context, little, much = outcomes()
+    known = replace(much, entry=much.entry | {"foreseen": 1e3})
+    assert better(known, lambda: little, NAMES, context) is known
+    surprised = replace(much, entry=much.entry | {"foreseen": 1e-9})
+    assert better(surprised, lambda: little, NAMES, context).claim is little.claim
 
 
 def test_other_failures_are_not_hidden() -> None:
@@ -84,7 +94,10 @@ def test_a_harmless_plan_has_no_rival() -> None:
     assert all("rivals" not in entry for entry in result.report["passes"])
 
 
-def test_a_plan_that_does_harm_is_compared_with_plain_magnitude() -> None:
+def test_a_plan_that_does_harm_unforeseen_is_compared_with_plain_magnitude(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(width_module, "foreseen", lambda *_: 0.0)
     model = models.loaded(models.transformer())
     for text, compared in (("width{macs=0.6}", True), ("width{macs=0.6, against=none}", False)):
         result = po.prune(model, passes=text, calib=data(model), timed=False)
