@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from pruneopt.analysis.axes import volume
 from pruneopt.analysis.blocks import Block, Blocks, Term
 from pruneopt.errors import PruneoptError
 from pruneopt.passes.depth.judge import last_of_runs
@@ -141,4 +142,4 @@ def _check(goal: Goal, costs: Costs, dropped: Sequence[Block], count: int) -> No
 
 
 def _volume(terms: Sequence[Term]) -> int:
-    return sum(prod(axis.size[-1] for axis in term) for term in terms)
+    return sum(map(volume, terms))

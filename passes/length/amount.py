@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.axes import volume
 from pruneopt.analysis.cost import CostModel
 from pruneopt.analysis.observe import derived_tensors
 from pruneopt.analysis.tokens import Tokens
@@ -103,8 +103,8 @@ def overhead(tokens: Tokens, group: Group, method: str, left: Sequence[int]) -> 
     axes, total, before = tokens.analysis.axes, 0, group.tokens.size[-1]
     for site, after in zip(group.sites, left, strict=True):
         batch, _, channels = (axes[site.tensor][dim].size[-1] for dim in site.dims)
-        keys = prod(a.size[-1] for a in axes[site.attention.key]) // (batch * group.tokens.size[-1])
-        heads = prod(a.size[-1] for a in axes[site.attention.probabilities][:-2]) // batch
+        keys = volume(axes[site.attention.key]) // (batch * group.tokens.size[-1])
+        heads = volume(axes[site.attention.probabilities][:-2]) // batch
         match = before * keys + (before // 2) ** 2 * keys // heads + after * (before - after) * channels
         total += batch * (match if method == "tome" else before * channels)
         before = after

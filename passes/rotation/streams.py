@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Axis
+from pruneopt.analysis.axes import Axis, volume
 from pruneopt.analysis.infer import Analysis, ConstantUse
 from pruneopt.passes.rotation.linear import UNMOVED, NotLinear, Place
 from pruneopt.passes.rotation.norms import Norm, find_norms
@@ -245,13 +245,9 @@ def _check_ties(residual: Residual) -> None:
 
 def _check_cost(residual: Residual) -> None:
     analysis = residual.place.analysis
-    whole = sum(_product(axes) for _, axes in analysis.macs)
-    tokens = [_product(analysis.axes[norm.output]) for norm in residual.mapped]
+    whole = sum(volume(axes) for _, axes in analysis.macs)
+    tokens = [volume(analysis.axes[norm.output]) for norm in residual.mapped]
     if sum(tokens) * residual.size > EXTRA * whole:
         raise NotLinear(
             "a norm's scale lies on the residual path, where a new basis would cost a matrix product"
         )
-
-
-def _product(axes: list[Axis] | tuple[Axis, ...]) -> float:
-    return float(np.prod([a.size[-1] for a in axes], dtype=np.float64))

@@ -74,7 +74,7 @@ def product(axes: Sequence[Axis], runs: int) -> Axis:
     items = tuple(f for a in axes for f in factors(a) if set(f.size) != {1})
     if len(items) == 1:
         return items[0]
-    return Axis(tuple(prod(a.size[r] for a in items) for r in range(runs)), Kind.PRODUCT, items)
+    return Axis(times(items, runs), Kind.PRODUCT, items)
 
 
 def concat(axes: Sequence[Axis]) -> Axis:
@@ -83,6 +83,16 @@ def concat(axes: Sequence[Axis]) -> Axis:
     if len(items) == 1:
         return items[0]
     return Axis(tuple(map(sum, zip(*(a.size for a in items), strict=True))), Kind.CONCAT, items)
+
+
+def times(axes: Sequence[Axis], runs: int) -> Size:
+    """The product of the axes' sizes, at each observation."""
+    return tuple(prod(a.size[run] for a in axes) for run in range(runs))
+
+
+def volume(axes: Sequence[Axis]) -> int:
+    """The product of the axes' sizes at the last observation, the larger one."""
+    return prod(a.size[-1] for a in axes)
 
 
 def factors(axis: Axis) -> list[Axis]:

@@ -25,6 +25,11 @@ def nodes_of(graph: gs.Graph) -> Iterator[gs.Node]:
         yield node
 
 
+def has_body(node: gs.Node) -> bool:
+    """Whether it is an If, a Loop, a Scan, or another that holds a graph."""
+    return any(True for _ in node.subgraphs())
+
+
 def graphs_of(graph: gs.Graph) -> Iterator[gs.Graph]:
     """The graph itself and all bodies inside."""
     yield graph

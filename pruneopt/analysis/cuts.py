@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.bodies import has_body
 from pruneopt.analysis.tokens import Attention, Tokens, meets, same
 
 MOST_TRIED = 60  # nodes behind an attention among whose outputs a cut is looked for
@@ -94,7 +95,7 @@ class Cuts:
         behind = self.tokens.behind(name)
         companions = []
         for node in self.tokens.in_order(behind):
-            if any(True for _ in node.subgraphs()):
+            if has_body(node):
                 return f"{node.op} '{node.name}' behind it holds a body"
             for slot, tensor in enumerate(node.inputs):
                 maker = self.tokens.maker.get(tensor.name)

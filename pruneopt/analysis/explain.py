@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from pruneopt.analysis.axes import Axis, Reason, atoms, show
+from pruneopt.analysis.axes import Axis, Reason, atoms, show, volume
 from pruneopt.analysis.blocks import Blocks
 from pruneopt.analysis.cost import CostModel, is_weight
 from pruneopt.analysis.groups import Group, find_groups
@@ -30,8 +30,8 @@ class Inspection:
     def shares(self, group: Group) -> tuple[float, float]:
         """(share of parameters, share of MACs) in weights and products that shrink with the group."""
         cost = CostModel(self.analysis, -1)
-        params = sum(_volume(t) for t in cost.params_terms if _has(t, group.atom))
-        macs = sum(_volume(t) for t in cost.macs_terms if _has(t, group.atom))
+        params = sum(volume(t) for t in cost.params_terms if _has(t, group.atom))
+        macs = sum(volume(t) for t in cost.macs_terms if _has(t, group.atom))
         whole = cost.all({})
         return params / max(whole.params, 1), macs / max(whole.macs, 1)
 
@@ -39,8 +39,8 @@ class Inspection:
         """Share of the parameters of weights with at least one dimension that can shrink."""
         free = {g.atom for g in self.groups}
         terms = CostModel(self.analysis).params_terms
-        reached = sum(_volume(t) for t in terms if any(a in free for axis in t for a in atoms(axis)))
-        return reached / max(sum(map(_volume, terms)), 1)
+        reached = sum(volume(t) for t in terms if any(a in free for axis in t for a in atoms(axis)))
+        return reached / max(sum(map(volume, terms)), 1)
 
     def frozen(self) -> list[dict[str, Any]]:
         """Weight dimensions that cannot shrink: reason, size and tensors, largest first."""
@@ -72,8 +72,8 @@ class Inspection:
                 "name": block.name,
                 "entry": block.entry,
                 "exit": block.exit,
-                "params": sum(map(_volume, found.params_terms(block.nodes))) / max(cost.params, 1),
-                "macs": sum(map(_volume, found.macs_terms(block.nodes))) / max(cost.macs, 1),
+                "params": sum(map(volume, found.params_terms(block.nodes))) / max(cost.params, 1),
+                "macs": sum(map(volume, found.macs_terms(block.nodes))) / max(cost.macs, 1),
                 "outputs": list(block.sides),
                 "refused": block.refused,
             }
@@ -153,10 +153,6 @@ def _follow(analysis: Analysis, atom: Axis) -> list[str]:
 
 def _places(name: str, axes: list[Axis], atom: Axis) -> list[str]:
     return [f"{name}:{d} = {show(a)}" for d, a in enumerate(axes) if atom in atoms(a)]
-
-
-def _volume(axes: tuple[Axis, ...]) -> int:
-    return prod(a.size[-1] for a in axes)
 
 
 def _has(axes: tuple[Axis, ...], atom: Axis) -> bool:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Kind, Reason, find, freeze, is_frozen
-from pruneopt.analysis.bodies import graphs_of, inner_tensors, nodes_of
+from pruneopt.analysis.bodies import graphs_of, has_body, inner_tensors, nodes_of
 from pruneopt.analysis.observe import Observation, derived_tensors
 from pruneopt.analysis.op import Axes, Op, Use
 from pruneopt.analysis.rules import find_rule
@@ -118,7 +118,7 @@ class _Inference:
         rule = find_rule(node, op.opset)
         ends = [*zip(node.inputs, inputs, strict=True), *zip(node.outputs, outputs, strict=True)]
         unknown = any(axes is None and tensor.name for tensor, axes in ends)
-        if self.closed and any(True for _ in node.subgraphs()):
+        if self.closed and has_body(node):
             op.freeze_all("its bodies could not be looked into")
         elif rule is None or unknown:
             op.freeze_all("has no rule" if rule is None else "works on tensors of unknown shape")

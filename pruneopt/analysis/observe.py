@@ -15,7 +15,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Size
-from pruneopt.analysis.bodies import SEEN, inner_tensors, nodes_of, opened
+from pruneopt.analysis.bodies import SEEN, has_body, inner_tensors, nodes_of, opened
 from pruneopt.arrays import Array, Feeds
 from pruneopt.errors import PruneoptError
 from pruneopt.model import RANDOM, Model, values
@@ -110,7 +110,7 @@ def derived_tensors(graph: gs.Graph) -> set[str]:
     """Names of the node outputs that depend on constants and shapes only."""
     derived: set[str] = set()
     for node in nodes_of(graph):
-        if node.op in RANDOM or any(True for _ in node.subgraphs()):
+        if node.op in RANDOM or has_body(node):
             continue
         inputs = (t for t in node.inputs if t.name)
         if node.op in ("Shape", "Size") or all(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from typing import TYPE_CHECKING
 
-from pruneopt.analysis.axes import Axis
+from pruneopt.analysis.axes import Axis, times
 from pruneopt.analysis.notation import Dim, parse
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Relation:
     def _factors(self, dim: Dim, axis: Axis) -> list[Axis]:
         """The factors' axes; at most one unknown size is found by division."""
         known = [self._known(name) for name in dim.factors]
-        have = [prod(k.size[r] for k in known if k is not None) for r in range(self.op.runs)]
+        have = list(times([k for k in known if k is not None], self.op.runs))
         for i, (name, found) in enumerate(zip(dim.factors, known, strict=True)):
             if found is None:
                 size = tuple(n // max(h, 1) for n, h in zip(axis.size, have, strict=True))

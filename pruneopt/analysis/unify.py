@@ -10,8 +10,7 @@ Where there is no common refinement `unify` raises `Clash`; freezing both sides 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from math import prod
+from collections.abc import Sequence
 
 from pruneopt.analysis.axes import (
     Axis,
@@ -27,6 +26,7 @@ from pruneopt.analysis.axes import (
     product,
     show,
     size_text,
+    times,
 )
 
 
@@ -116,7 +116,7 @@ def _unify_concats(left: list[Axis], right: list[Axis]) -> None:
 def _unify_mixed(prod_axis: Axis, cat: Axis) -> None:
     # (n r) = p | q: cut the leading factor where parts end, or view p | q as (p' | q') r.
     rest = factors(prod_axis)[1:]
-    runs = _runs(parts(cat), _times(rest, len(prod_axis.size)))
+    runs = _runs(parts(cat), times(rest, len(prod_axis.size)))
     if len(runs) > 1:
         _unify_concats(_cut_all(prod_axis, [r.size for r in runs]), runs)
         return
@@ -180,7 +180,7 @@ def _cut(axis: Axis, head: Size) -> tuple[Axis, Axis]:
         return _cut_concat(axis, head)
     if axis.kind is Kind.PRODUCT:  # ((a' | a") b) = (a' b) | (a" b)
         lead, *rest = factors(axis)
-        minor = _times(rest, len(head))
+        minor = times(rest, len(head))
         if not _divides(minor, head):
             raise Clash(f"a cut at {size_text(head)} falls inside a factor of {show(axis)}")
         first, second = _cut(lead, _over(head, minor))
@@ -218,8 +218,3 @@ def _over(a: Size, b: Size) -> Size:
 
 def _minus(a: Size, b: Size) -> Size:
     return tuple(x - y for x, y in zip(a, b, strict=True))
-
-
-def _times(axes: Iterable[Axis], runs: int) -> Size:
-    sizes = [a.size for a in axes]
-    return tuple(prod(s[r] for s in sizes) for r in range(runs))

@@ -96,7 +96,9 @@ def prune(
         if target is None:
             result.model.save(out)
         else:
-            result.report["tune"] = tuned(result.model, out, target, threads, calib, progress)
+            result.report["tune"] = tuned(
+                result.model, calib, progress, out=out, target=target, threads=threads
+            )
     if report:
         write_report(result.report, Path(report))
     print_table(result.report, screen)

@@ -38,19 +38,13 @@ if TYPE_CHECKING:
 @VERBOSE
 def tune(
     model: str,
-    out: str,
-    target: str,
     threads: int,
-    trials: int,
     sizes: Sequence[str],
     calib: str | None,
-    fallback: bool,
-    gate: bool,
-    tracker: str | None,
-    key: str | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    **asked: Any,
 ) -> None:
     """Make MODEL's sparse weights fast: kernels compiled and tuned for the target.
 
@@ -61,26 +55,9 @@ def tune(
     """
     limit_threads(threads)
     given = dict(map(_size, sizes))
-    from pruneopt.frontends.calibration import load_calibration
-    from pruneopt.tune import tune as run
-
     screen = console(quiet)
-    loaded = api.load(model)
     with Progress(screen, verbose) as progress:
-        report = run(
-            loaded,
-            out,
-            target,
-            threads,
-            trials,
-            given,
-            load_calibration(calib, loaded) if calib else (),
-            fallback,
-            gate,
-            tracker,
-            key,
-            tell=progress,
-        )
+        report = tuned(api.load(model), calib, progress, threads=threads, sizes=given, **asked)
     print_kernels(report, screen)
     if as_json:
         click.echo(json.dumps(report, indent=2))
@@ -93,13 +70,13 @@ def _size(text: str) -> tuple[str, int]:
     return name, int(number)
 
 
-def tuned(model: Model, out: str, target: str, threads: int, calib: str | None, tell: Any) -> dict[str, Any]:
-    """Writes a model that was just pruned, with kernels for its sparse weights; what `tune` reports."""
+def tuned(model: Model, calib: str | None, tell: Progress, **asked: Any) -> dict[str, Any]:
+    """Writes a model with kernels for its sparse weights, as `pruneopt.tune.tune` does; its report."""
     from pruneopt.frontends.calibration import load_calibration
     from pruneopt.tune import tune as run
 
     feeds = load_calibration(calib, model) if calib else ()
-    return run(model, out, target, threads, calib=feeds, tell=tell)
+    return run(model, calib=feeds, tell=tell, **asked)
 
 
 def print_kernels(report: dict[str, Any], screen: Any) -> None:

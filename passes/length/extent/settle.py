@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Kind, atoms, factors, find, parts
+from pruneopt.analysis.bodies import has_body
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import size_of
 from pruneopt.errors import PruneoptError
@@ -81,7 +82,7 @@ class Course:
         for at, node in enumerate(analysis.model.graph.nodes):
             for out in node.outputs:
                 self._bear(out, at)
-            if node.op in MIXING | BY_POSITION | {"Gather"} or any(True for _ in node.subgraphs()):
+            if node.op in MIXING | BY_POSITION | {"Gather"} or has_body(node):
                 self.stops.append(at)
 
     def _bear(self, tensor: gs.Tensor, at: int) -> None:
@@ -122,7 +123,7 @@ class _Settling:
         moved = any(self.found.touched(axis) for axis in inputs)
         if any(map(self.found.mixes, inputs)) and (node.op in BY_POSITION or self._picks(node)):
             raise Fixed(f"{node.op} '{node.name}' works by position, for its full size only")
-        if moved and any(True for _ in node.subgraphs()):
+        if moved and has_body(node):
             raise Fixed(f"{node.op} '{node.name}' holds a body")
         if node.op in MIXING and moved:
             self._mix(node, inputs, self.analysis.axes[node.outputs[0].name])

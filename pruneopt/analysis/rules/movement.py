@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
 
-from pruneopt.analysis.axes import Axis, Size
+from pruneopt.analysis.axes import Axis, times
 from pruneopt.analysis.op import Axes, Op
 from pruneopt.analysis.rules import rule
 from pruneopt.analysis.witness import Entry, Style
@@ -41,17 +40,13 @@ def blocks(left: Axes, right: Axes, runs: int) -> Iterator[tuple[Axes, Axes]]:
     while left or right:
         a, b = left[:1], right[:1]
         del left[:1], right[:1]
-        while _volume(a, runs) != _volume(b, runs) and (left or right):
-            short_a = sum(_volume(a, runs)) <= sum(_volume(b, runs))
+        while times(a, runs) != times(b, runs) and (left or right):
+            short_a = sum(times(a, runs)) <= sum(times(b, runs))
             if (short_a and left) or not right:
                 a.append(left.pop(0))
             else:
                 b.append(right.pop(0))
         yield a, b
-
-
-def _volume(axes: Axes, runs: int) -> Size:
-    return tuple(prod(a.size[r] for a in axes) for r in range(runs))
 
 
 @rule("Concat")
