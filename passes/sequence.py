@@ -25,7 +25,7 @@ from pruneopt.passes.statistics.activations import Activation, activation_of
 from pruneopt.passes.statistics.consumers import Consumer, find_consumers
 from pruneopt.passes.statistics.leastsquares import Refit, refit, ridge
 from pruneopt.passes.statistics.moments import Moments
-from pruneopt.passes.statistics.rows import Sampler
+from pruneopt.passes.statistics.rows import Sampler, rows_for
 from pruneopt.passes.statistics.stream import Stream
 from pruneopt.passes.statistics.through import Sample, Through
 
@@ -157,7 +157,7 @@ class _Sequence:
 
         Where an activation follows, the rows themselves go to `samples`.
         """
-        most = max(self.settings.samples, 8 * consumer.features)
+        most = rows_for(consumer.features, self.settings.samples)
         sampler = Sampler(consumer, most, self.pruned.valid, self.context.seed)
         fit, held = Moments(), Moments()
         skip = [junction.skip] if junction is not None and junction.skip is not None else []

@@ -19,13 +19,13 @@ from pruneopt.passes.context import Context
 from pruneopt.passes.statistics.consumers import Consumer, Index, consumers_of, find_consumers
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.pairs import PairMoments, find_pairs
-from pruneopt.passes.statistics.rows import Sampler
+from pruneopt.passes.statistics.rows import Sampler, rows_for
 from pruneopt.passes.statistics.stream import Stream
 
 if TYPE_CHECKING:
     from pruneopt.passes.learning.gradients import Gradients
 
-SAMPLES = 20_000  # rows per consumer; at least eight per feature
+SAMPLES = 20_000  # rows per consumer, at most; at least eight per feature
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _gather_rows(consumer: Consumer, stream: Stream, evidence: Evidence) -> None
     if known:
         evidence.moments[consumer.name] = evidence.moments[known[0].name]
         return
-    most = max(SAMPLES, 8 * consumer.features)
+    most = rows_for(consumer.features, SAMPLES)
     sampler = Sampler(consumer, most, stream.valid, evidence.seed)
     moments = evidence.moments[consumer.name] = Moments()
     for i, (data,) in enumerate(stream.reach(consumer.data)):

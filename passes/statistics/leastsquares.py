@@ -56,8 +56,10 @@ def refit(weight: Array, covariance: Array, cross: Array, added: Array, keep: Ar
         shape [groups, outputs, features], zero where nothing is kept.
     """
     found = np.zeros_like(weight)
-    for g in range(len(weight)):
-        inner = covariance[g][np.ix_(keep, keep)] + np.diag(added[g][keep])
-        wanted = cross[g][:, keep] + weight[g][:, keep] * added[g][keep]
-        found[g][:, keep] = np.linalg.solve(inner, wanted.T).T
+    kept = np.flatnonzero(keep)
+    inner = covariance[:, kept[:, None], kept]
+    each = np.arange(len(kept))
+    inner[:, each, each] += added[:, kept]
+    wanted = cross[:, :, kept] + weight[:, :, kept] * added[:, None, kept]
+    found[:, :, kept] = np.linalg.solve(inner, wanted.swapaxes(1, 2)).swapaxes(1, 2)
     return found

@@ -16,6 +16,15 @@ from pruneopt.passes.statistics.consumers import Consumer
 Index = npt.NDArray[np.int64]
 
 
+PLENTY = 100  # rows per feature: a fit to more is better by a hundredth of its error
+FEWEST = 2048  # rows, as far as there are some
+
+
+def rows_for(features: int, samples: int) -> int:
+    """Rows to fit so many features on: as many as help, `samples` at most, but eight per feature in any case."""
+    return max(8 * features, min(samples, max(FEWEST, PLENTY * features)))
+
+
 def pick(count: int, most: int, valid: Array | None, seed: Sequence[int], name: str) -> Index:
     """At most `most` of `count` places, those of padding left out where that is known, ascending."""
     all_ = np.arange(count) if valid is None or len(valid) != count else np.flatnonzero(valid)

@@ -14,7 +14,7 @@ from pruneopt.analysis.infer import analyse
 from pruneopt.api import make_context
 from pruneopt.model import Model
 from pruneopt.passes.statistics.consumers import find_consumers, positions
-from pruneopt.passes.statistics.rows import Sampler
+from pruneopt.passes.statistics.rows import Sampler, rows_for
 from pruneopt.passes.statistics.stream import Stream, valid_tokens
 
 
@@ -77,3 +77,20 @@ def test_padding_is_left_out() -> None:
     sampler = Sampler(consumer, 100, [valid_tokens(feeds)], 0)
     assert sampler.places(0, 6).tolist() == [0, 1, 3]
     assert valid_tokens({"x": np.ones((2, 3))}) is None
+
+
+@pytest.mark.parametrize(
+    ("features", "rows"),
+    [
+        (9, 2048),
+        (64, 6400),
+        (576, 20_000),
+        (5000, 40_000),
+    ],  # few, enough, the most, eight for each in any case
+)
+def test_rows_grow_with_features(features: int, rows: int) -> None:
+    assert rows_for(features, 20_000) == rows
+
+
+def test_a_limit_below_what_would_help_holds() -> None:
+    assert rows_for(64, 1000) == 1000
