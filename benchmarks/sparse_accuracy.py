@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-import pruneopt as po
-from benchmarks.accuracy.task import Task, distance, runner
+from benchmarks.accuracy.table import write
+from benchmarks.accuracy.task import Dense, distance, runner
 from benchmarks.accuracy.tasks import TASKS, load
 from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.simplify import Simplify
@@ -85,7 +84,7 @@ def main(given: Sequence[str] | None = None) -> None:
             assert bench is not None
             rows[key] = bench.row(*key[1:], asked.allocation)
             print(rows[key], file=sys.stderr, flush=True)
-            _keep(asked.json, list(rows.values()))
+            write(asked.json, list(rows.values()))
     print(markdown([row for row in rows.values() if row.task in asked.tasks]))
 
 
@@ -99,24 +98,7 @@ def _passes(asked: argparse.Namespace) -> list[tuple[str, float | None, str]]:
     ]
 
 
-def _keep(path: Path | None, rows: list[Row]) -> None:
-    """All rows, whole or not at all."""
-    if path is not None:
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps([asdict(row) for row in rows], indent=1))
-        os.replace(partial, path)
-
-
-class _Bench:
-    """One task, and what its dense model makes of the held-out data."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.model = po.load(task.model)
-        run = runner(self.model)
-        self.dense = {name: [run(batch) for batch in batches] for name, batches in task.held.items()}
-        self.score = task.score(run)
-
+class _Bench(Dense):
     def row(self, pattern: str, share: float | None, method: str, allocation: str) -> Row:
         """Make it sparse and measure."""
         task = self.task

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pruneopt.backends.tvm.compiler import Plan, object_file
 from pruneopt.backends.tvm.layer import VERSION
@@ -50,6 +51,17 @@ def link(command: Sequence[str], arguments: Sequence[str]) -> None:
         lines = run.stderr.splitlines()
         first = next((line for line in lines if "error" in line), lines[-1] if lines else "no message")
         raise PruneoptError(f"{command[0]} could not link the kernels: {first}")
+
+
+def export(made: Any, path: Path, target: Target) -> None:
+    """Writes what TVM has compiled to `path`, linked for `target`. Raises PruneoptError as `link` and `compiler` do."""
+    command = compiler(target)
+
+    def linked(output: str, objects: list[str], options: Any = None, **_: Any) -> None:
+        link(command, [*objects, "-o", output])
+
+    linked.output_format = "so"  # type: ignore[attr-defined]
+    made.export_library(str(path), fcompile=linked)
 
 
 def compiler(target: Target) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pruneopt.backends.tvm.compiler import Plan, compiled
-from pruneopt.backends.tvm.library import compiler, link
+from pruneopt.backends.tvm.library import export
 from pruneopt.backends.tvm.measure import Work, arguments, shares
 from pruneopt.backends.tvm.target import Target
 from pruneopt.errors import PruneoptError, UsageError
@@ -45,14 +45,7 @@ class Remote:
 
     def __init__(self, session: Any, folder: Path, plan: Plan, target: Target, work: Work) -> None:
         name = f"{plan.name}.so"
-        command = compiler(target)
-
-        def linked(output: str, objects: list[str], options: Any = None, **_: Any) -> None:
-            link(command, [*objects, "-o", output])
-
-        linked.output_format = "so"  # type: ignore[attr-defined]
-        made = compiled([plan], target, tensors=True)
-        made.export_library(str(folder / name), fcompile=linked)
+        export(compiled([plan], target, tensors=True), folder / name, target)
         session.upload(str(folder / name))
         self.device = session.cpu(0)
         self.module = session.load_module(name)

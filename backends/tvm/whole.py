@@ -17,7 +17,7 @@ import numpy as np
 
 from pruneopt.backends.tvm.compiler import QUICK, Plan
 from pruneopt.backends.tvm.layer import digest
-from pruneopt.backends.tvm.library import compiler, link
+from pruneopt.backends.tvm.library import compiler, export
 from pruneopt.backends.tvm.measure import shares
 from pruneopt.backends.tvm.target import Target
 from pruneopt.backends.tvm.templates.frame import ARGUMENTS, Frame, builder
@@ -37,12 +37,7 @@ def write(
     import tvm
     from tvm import relax
 
-    command = compiler(target)
-
-    def linked(output: str, objects: list[str], options: Any = None, **_: Any) -> None:
-        link(command, [*objects, "-o", output])
-
-    linked.output_format = "so"  # type: ignore[attr-defined]
+    compiler(target)  # says that there is none before the work is done
     try:
         module = _imported(model, plans, shapes, threads)
         with tvm.transform.PassContext(opt_level=3, config=QUICK):
@@ -50,7 +45,7 @@ def write(
     except Exception as error:  # TVM raises its own classes for each of the ways this can fail
         why = " ".join(str(error).split())[-300:]
         raise PruneoptError(f"TVM cannot compile the whole model for {target.key}: {why}") from error
-    made.export_library(str(path), fcompile=linked)
+    export(made, path, target)
 
 
 def opened(path: Path, threads: int = 1) -> Callable[[Sequence[Any]], list[Any]]:

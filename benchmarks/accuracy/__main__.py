@@ -7,11 +7,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pruneopt as po
 from benchmarks.accuracy import table
 from benchmarks.accuracy.methods import FREE, METHODS, PEERS, Failed, prune
 from benchmarks.accuracy.table import Row
-from benchmarks.accuracy.task import Task, distance, moved, runner
+from benchmarks.accuracy.task import Dense, distance, moved, runner
 from benchmarks.accuracy.tasks import TASKS, load
 
 BASELINES = ("uniform l2", *PEERS)
@@ -58,16 +57,7 @@ def main() -> None:
     print(text)
 
 
-class _Bench:
-    """One task, and what its dense model makes of the held-out data."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.model = po.load(task.model)
-        run = runner(self.model)
-        self.dense = {name: [run(batch) for batch in held] for name, held in task.held.items()}
-        self.score = task.score(run)
-
+class _Bench(Dense):
     def row(self, method: str, share: float | None, peers: str, cache: Path) -> Row:
         """Prune and measure."""
         task = self.task

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def known(path: Path | None) -> list[Row]:
     return [Row(**each) for each in json.loads(path.read_text())] if path and path.exists() else []
 
 
-def write(path: Path | None, rows: list[Row]) -> None:
+def write(path: Path | None, rows: Sequence[Any]) -> None:
     """All rows, whole or not at all."""
     if path is not None:
         partial = path.with_name(path.name + ".partial")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import pruneopt as po
 from pruneopt.backends.session import Session
 from pruneopt.model import Model
 
@@ -101,3 +102,14 @@ def runner(model: Model) -> Run:
         return found
 
     return run
+
+
+class Dense:
+    """A task, and what its dense model makes of the held-out data."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.model = po.load(task.model)
+        run = runner(self.model)
+        self.dense = {name: [run(batch) for batch in held] for name, held in task.held.items()}
+        self.score = task.score(run)

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.axes import Axis, Kind, atoms, factors, find
 from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import touched
+from pruneopt.analysis.tokens import same
 from pruneopt.analysis.witness import Entry, Indices, Sizes, Style, axes_of
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
@@ -85,7 +86,7 @@ class _Writer(WitnessWriter):
         target = []
         for i, (entry, size) in enumerate(zip(witness.entries, sizes, strict=True)):
             alike = (
-                i < len(data) and not isinstance(entry, int) and len(entry) == 1 and _alike(data[i], entry[0])
+                i < len(data) and not isinstance(entry, int) and len(entry) == 1 and same(data[i], entry[0])
             )
             target.append(size[0] if self._is_fixed(entry) else 0 if alike else -1)
         if target.count(-1) > 1:
@@ -146,7 +147,7 @@ class _Writer(WitnessWriter):
         """A tensor that is there before `node` and has exactly this axis, and the dimension."""
         for tensor in self._before(node):
             for dim, own in enumerate(self.analysis.axes.get(tensor.name, [])):
-                if _alike(own, axis):
+                if same(own, axis):
                     return tensor, dim
         return None
 
@@ -164,10 +165,6 @@ class _Writer(WitnessWriter):
     def _data_axes(self, node: gs.Node) -> list[Axis]:
         data = node.inputs[0]
         return [] if isinstance(data, gs.Constant) else self.analysis.axes.get(data.name, [])
-
-
-def _alike(a: Axis, b: Axis) -> bool:
-    return a.size == b.size and list(map(id, atoms(a))) == list(map(id, atoms(b)))
 
 
 __all__ = ["Lengths", "Style", "write_lengths"]

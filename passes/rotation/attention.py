@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Axis, Kind, atoms, factors, find
+from pruneopt.analysis.axes import Axis, atoms, factors, find, is_free
 from pruneopt.analysis.infer import Analysis, ConstantUse
 from pruneopt.arrays import Array
 from pruneopt.passes.rotation.turning import Editor
@@ -32,7 +32,7 @@ class HeadTurner:
 
     def candidates(self) -> list[Axis]:
         """Free atoms that all ops treat linearly, minor in every product they are in."""
-        found = {a for use in self.analysis.uses for axis in use.axes for a in atoms(axis) if _is_free(a)}
+        found = {a for use in self.analysis.uses for axis in use.axes for a in atoms(axis) if is_free(a)}
         return [a for a in found if self._is_linear(a)]
 
     def turn_all(self, evidence: Evidence) -> int:
@@ -121,7 +121,7 @@ class HeadTurner:
         self.editor.apply(use, dim, change, f"heads {label}")
 
     def _is_linear(self, atom: Axis) -> bool:
-        if not _is_free(atom) or atom.coupled:
+        if not is_free(atom) or atom.coupled:
             return False
         return all(self._treats_linearly(node, atom) for node in self.analysis.model.graph.nodes)
 
@@ -146,11 +146,6 @@ class HeadTurner:
 def _leading(axis: Axis) -> list[Axis]:
     """The factors of an axis before the minor one."""
     return [find(f) for f in factors(axis)[:-1]]
-
-
-def _is_free(axis: Axis) -> bool:
-    axis = find(axis)
-    return axis.kind is Kind.ATOM and axis.static and not axis.frozen and axis.size[0] > 1
 
 
 def _balance(left: Array, right: Array) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Axis, Kind, find, parts
+from pruneopt.analysis.axes import Axis, find, is_free, parts
 from pruneopt.analysis.infer import Analysis
 from pruneopt.arrays import Array
 
@@ -113,12 +113,7 @@ def _summed(left: Axis, right: Axis) -> Axis | None:
     """The free atom that both axes are, once or several times in a row."""
     atom = find(parts(left)[0])
     same = all(find(p) is atom for axis in (left, right) for p in parts(axis))
-    return atom if same and len(parts(left)) == len(parts(right)) and _is_free(atom) else None
-
-
-def _is_free(axis: Axis) -> bool:
-    axis = find(axis)
-    return axis.kind is Kind.ATOM and axis.static and not axis.frozen and axis.size[0] > 1
+    return atom if same and len(parts(left)) == len(parts(right)) and is_free(atom) else None
 
 
 def _is_static(axis: Axis) -> bool:

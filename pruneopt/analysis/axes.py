@@ -136,6 +136,12 @@ def is_frozen(axis: Axis) -> bool:
     return all(a.frozen or not a.static for a in atoms(axis))
 
 
+def is_free(axis: Axis) -> bool:
+    """Whether it is an atom with entries that can be removed."""
+    axis = find(axis)
+    return axis.kind is Kind.ATOM and axis.static and not axis.frozen and axis.size[0] > 1
+
+
 def size_text(size: Size) -> str:
     """A size as text: `64`, or `2/3` for a dynamic one."""
     return str(size[0]) if len(set(size)) == 1 else "/".join(map(str, size))

@@ -156,9 +156,10 @@ class Op:
         for i in range(1, len(longest) + 1):  # the longest term may itself have a 1 where others do not
             wide = [t[-i] for t in terms if len(t) >= i and set(t[-i].size) != {1}]
             for x in wide[1:]:
-                self.equal(wide[0], x) if x.size == wide[0].size else self.freeze(
-                    [wide[0], x], "unequal broadcast"
-                )
+                if x.size == wide[0].size:
+                    self.equal(wide[0], x)
+                else:
+                    self.freeze([wide[0], x], "unequal broadcast")
 
     def freeze(self, axes: Sequence[Axis], text: str) -> None:
         """Forbid any change of these axes."""

@@ -229,7 +229,7 @@ def shape(op: Op) -> None:
     "Compress",
 )
 def counted(op: Op) -> None:
-    """Positions or counts are values here."""
+    """Positions, counts, classes or frequencies are values here."""
     op.freeze_all("positions along it are values")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pruneopt.analysis.op import Op
 from pruneopt.analysis.rules import pattern, rule
+from pruneopt.analysis.rules.movement import counted
 
 pattern("b c *, b * -> b c *", "GridSample")
 
@@ -95,10 +96,7 @@ def tensor_scatter(op: Op) -> None:
     op.parameter(2)
 
 
-@rule(
+rule(
     *"AffineGrid BlackmanWindow HammingWindow HannWindow MaxUnpool MelWeightMatrix".split(),
     *"NonMaxSuppression STFT NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss".split(),
-)
-def by_position(op: Op) -> None:
-    """Positions, classes or frequencies are values here."""
-    op.freeze_all("positions along it are values")
+)(counted)
