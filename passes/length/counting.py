@@ -37,11 +37,11 @@ class Counter:
 
     def least(self, a: Count, b: Count) -> Count:
         """The smaller."""
-        return min(a, b) if isinstance(a, int) and isinstance(b, int) else self._op("Min", a, b)
+        return min(a, b) if isinstance(a, int) and isinstance(b, int) else self._extreme("Min", a, b)
 
     def most(self, a: Count, b: Count) -> Count:
         """The larger."""
-        return max(a, b) if isinstance(a, int) and isinstance(b, int) else self._op("Max", a, b)
+        return max(a, b) if isinstance(a, int) and isinstance(b, int) else self._extreme("Max", a, b)
 
     def share(self, a: Count, parts: int) -> Count:
         """ceil(a * parts / WHOLE)."""
@@ -53,6 +53,12 @@ class Counter:
         """A count as a tensor, int64 of shape [1]."""
         assert self.emit is not None
         return self.emit.tensor([a]) if isinstance(a, int) else a
+
+    def _extreme(self, op: str, a: Count, b: Count) -> gs.Tensor:
+        """Of whole numbers, which these ops take since opset 12."""
+        assert self.emit is not None
+        self.emit.needs(12)
+        return self._op(op, a, b)
 
     def _op(self, op: str, a: Count, b: Count) -> gs.Tensor:
         assert self.emit is not None

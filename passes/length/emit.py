@@ -28,9 +28,17 @@ class Emit:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.opset = model.opset()
+        self.needs(11)
         self.halves = has_halves(model)
         self.names = Names(model.graph)
         self._constants: dict[tuple[Any, ...], gs.Constant] = {}
+
+    def needs(self, opset: int) -> None:
+        """Raises PruneoptError where the model's opset is older."""
+        if self.opset < opset:
+            raise PruneoptError(
+                f"length: this needs opset {opset}, the model has {self.opset}; convert it (onnx.version_converter)"
+            )
 
     def op(
         self, op: str, *inputs: Operand | None, out: gs.Variable | None = None, **attrs: Any
@@ -114,10 +122,7 @@ class Emit:
         """`x`, which is float32, in the type of `pattern`. Raises PruneoptError where the opset cannot say so."""
         if not self.halves:
             return x
-        if self.opset < 15:
-            raise PruneoptError(
-                f"length: half precision needs opset 15, this model has {self.opset}; convert it"
-            )
+        self.needs(15)
         return self.op("CastLike", x, pattern)
 
     def mean(self, x: gs.Tensor, *axes: int) -> gs.Variable:

@@ -108,7 +108,7 @@ def _order_of(axis: Axis, found: Orders) -> Order:
         starts = np.cumsum([0, *map(len, pieces)])
         return np.concatenate([p + s for p, s in zip(pieces, starts, strict=False)])
     each = [_order_of(f, found) for f in factors(axis)]
-    return reduce(lambda a, b: (a[:, None] * len(b) + b).reshape(-1), each)
+    return reduce(lambda a, b: (a[:, None] * len(b) + b).reshape(-1), each, np.zeros(1, int))
 
 
 def _is_free(analysis: Analysis, atom: Axis) -> bool:

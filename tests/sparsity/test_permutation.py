@@ -54,3 +54,16 @@ def test_without_groups_nothing_moves() -> None:
     model = lopsided()
     result = po.prune(model, passes="sparsify{sparsity=0.5, method=magnitude}", timed=False)
     assert "reordered" not in entry(result)
+
+
+def test_a_dimension_of_one_entry_stays_in_order() -> None:
+    """A map of one channel beside one of many, as segmentation nets end in."""
+    b = models.Builder()
+    x = b.node("Relu", b.node("Conv", "x", b.weight(64, 16, 3, 3)))
+    large = np.random.default_rng(0).standard_normal((24, 64, 1, 1)) * np.repeat([10, 1], [32, 32]).reshape(
+        -1, 1, 1
+    )
+    b.node("Conv", x, b.value(large, np.float32), outputs=["y"])
+    b.node("Conv", x, b.weight(1, 64, 1, 1), outputs=["z"])
+    model = models.loaded(b.model({"x": ["n", 16, 8, 8]}, {"y": ["n", 24, 6, 6], "z": ["n", 1, 6, 6]}))
+    assert entry(po.prune(model, passes="sparsify{pattern=2:4}", timed=False))["reordered"] > 0

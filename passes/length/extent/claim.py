@@ -37,17 +37,17 @@ class Elsewhere:
     def references(self) -> Iterator[tuple[Model, Feeds]]:
         """The original at the smaller size, for every observed input."""
         free = written(self.analysis, self.settled, computed=True)
-        prove(free, Unchanged(self.analysis.model, self.feeds), self.context)
-        free = free.copy()  # what ran above is known by its identity
-        fit(free, self.analysis, self.settled)
-        framed(free, self.ends, self.analysis, self.settled)
-        session = self.context.session(free.copy(), optimize=False)
-        for feeds in self.feeds:
-            try:
+        try:
+            prove(free, Unchanged(self.analysis.model, self.feeds), self.context)
+            free = free.copy()  # what ran above is known by its identity
+            fit(free, self.analysis, self.settled)
+            framed(free, self.ends, self.analysis, self.settled)
+            session = self.context.session(free.copy(), optimize=False)
+            for feeds in self.feeds:
                 session.run(feeds)
-            except PruneoptError as error:
-                raise PruneoptError(f"length: the graph has no other size than its own: {error}") from None
-            yield free, feeds
+        except PruneoptError as error:
+            raise PruneoptError(f"length: the graph has no other size than its own: {error}") from None
+        yield from ((free, feeds) for feeds in self.feeds)
 
     def count(self) -> int:
         """Number of dimensions that became smaller."""

@@ -105,3 +105,10 @@ def test_schedules() -> None:
     assert (np.diff(falling) >= -1).all()
     assert falling[0] < 3 * falling[-1]
     assert lengths([Stage(7000, 1), Stage(4900, 1), Stage(3430, 1)], "topk", 197) == [139, 98, 69]
+
+
+@pytest.mark.parametrize(("opset", "tokens"), [(10, 17), (11, None)])
+def test_old_opsets_are_refused_with_what_is_needed(opset: int, tokens: int | None) -> None:
+    model = loaded(Encoder(opset=opset, tokens=tokens).proto())
+    with pytest.raises(PruneoptError, match=f"needs opset 1[12], the model has {opset}"):
+        po.prune(model, passes="length{left=0.5}", timed=False)
