@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.frontends.dimensions import Feeds, Sizes, is_dynamic, key_of
-from pruneopt.frontends.synthetic import _dtype
+from pruneopt.frontends.tensors import element_type
 from pruneopt.model import Model
 
 
@@ -138,7 +138,7 @@ def _checked(feeds: Feeds, model: Model, labels: Sequence[str], origin: str) -> 
             )
     for tensor in model.inputs:
         array = feeds[tensor.name]
-        dtype, shape = _dtype(tensor), tensor.shape
+        dtype, shape = element_type(tensor), tensor.shape
         if not _fits_type(array.dtype, dtype) or (
             shape is not None and not _fits_shape(array.shape, tensor, sizes)
         ):
@@ -147,7 +147,9 @@ def _checked(feeds: Feeds, model: Model, labels: Sequence[str], origin: str) -> 
                 f"{origin}: input {tensor.name!r} should be {dtype} {_list(wanted)}, "
                 f"but is {array.dtype} {_list(array.shape)}"
             )
-    given = {tensor.name: feeds[tensor.name].astype(_dtype(tensor), copy=False) for tensor in model.inputs}
+    given = {
+        tensor.name: feeds[tensor.name].astype(element_type(tensor), copy=False) for tensor in model.inputs
+    }
     return given | {name: feeds[name] for name in labels}
 
 

@@ -8,7 +8,8 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.dimensions import Feeds, Pair, Place, Sizes, places_of
-from pruneopt.frontends.synthetic import _consumers, _dtype, _origin, synthetic
+from pruneopt.frontends.synthetic import synthetic
+from pruneopt.frontends.tensors import element_type, origin_of, readers
 from pruneopt.model import Model, constants
 
 # poolings, or raw audio. Sides of images divide by 32, lengths are odd so that a halving cannot hide.
@@ -113,7 +114,7 @@ def _kind(key: str, places: list[Place]) -> str:
     """What a dynamic dimension counts, by its name and else by where it is."""
     name = key.lower()
     tensor, axis = places[0]
-    is_float = _dtype(tensor).kind in "fV"
+    is_float = element_type(tensor).kind in "fV"
     rank = len(tensor.shape)
     waveform = rank == 2 or (rank == 3 and 1 in tensor.shape)
     signal = is_float and waveform and axis == rank - 1
@@ -141,12 +142,12 @@ def _terms(key: str, keys: Iterable[str]) -> list[str]:
 
 def _channels(tensor: gs.Tensor, axis: int) -> int | None:
     """The size of `axis` where weights that consume it prescribe one, as the kernels of a Conv do."""
-    for node, place in _consumers(tensor):
+    for node, place in readers(tensor):
         if node.op in ("Identity", "Cast"):
             return _channels(node.outputs[0], axis)
         if node.op == "Transpose" and "perm" in node.attrs:
             return _channels(node.outputs[0], list(node.attrs["perm"]).index(axis))
-        weight = _origin(node.inputs[1]) if place == 0 and len(node.inputs) > 1 else None
+        weight = origin_of(node.inputs[1]) if place == 0 and len(node.inputs) > 1 else None
         if isinstance(weight, gs.Constant):
             return _contracted(node, weight.shape, axis, len(tensor.shape or ()))
     return None

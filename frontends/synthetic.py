@@ -1,15 +1,14 @@
 """Feeds drawn from the types of a model's inputs: normal floats, indices within their table, masks of ones."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.dimensions import Feeds, is_dynamic, key_of
+from pruneopt.frontends.tensors import element_type, origin_of, readers
 from pruneopt.model import Model, values
 
 
@@ -41,14 +40,8 @@ def _shape(tensor: gs.Variable, sizes: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(sizes[keys[axis]] if axis in keys else size for axis, size in enumerate(tensor.shape))
 
 
-def _dtype(tensor: gs.Variable) -> np.dtype[Any]:
-    """The array type of a tensor; bfloat16 and float8 as `ml_dtypes`, for which gs keeps ONNX's number."""
-    code = tensor.dtype
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(code) if isinstance(code, int) else code)
-
-
 def _draw(tensor: gs.Variable, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    dtype = _dtype(tensor)
+    dtype = element_type(tensor)
     if dtype.kind in "OSU":
         return np.full(shape, "a", object)
     if dtype.kind not in "iu":
@@ -94,17 +87,12 @@ def _uses(tensor: gs.Variable) -> Iterator[tuple[gs.Node, int, int]]:
     waiting = [(tensor, 0)]
     while waiting:
         current, added = waiting.pop()
-        for node, place in _consumers(current):
+        for node, place in readers(current):
             yield node, place, added
             step = _carried(node, place)
             new = [each for each in node.outputs if step is not None and id(each) not in seen]
             seen.update(map(id, new))
             waiting += [(each, added + (step or 0)) for each in new]
-
-
-def _consumers(tensor: gs.Variable) -> Iterator[tuple[gs.Node, int]]:
-    for node in {id(node): node for node in tensor.outputs}.values():
-        yield from ((node, place) for place, each in enumerate(node.inputs) if each is tensor)
 
 
 def _rows(node: gs.Node, place: int) -> int | None:
@@ -119,7 +107,7 @@ def _rows(node: gs.Node, place: int) -> int | None:
     table = TABLES.get(node.op, {}).get(place)
     if table is None:
         return None
-    shape = _origin(node.inputs[table]).shape
+    shape = origin_of(node.inputs[table]).shape
     axis = node.attrs.get("axis", node.attrs.get("gather_axis", 0))
     return shape[axis] if shape and isinstance(shape[axis], int) and shape[axis] > 0 else None
 
@@ -134,12 +122,5 @@ def _carried(node: gs.Node, place: int) -> int | None:
 
 
 def _constant(tensor: gs.Tensor) -> Array | None:
-    origin = _origin(tensor)
+    origin = origin_of(tensor)
     return values(origin) if isinstance(origin, gs.Constant) else None
-
-
-def _origin(tensor: gs.Tensor) -> gs.Tensor:
-    """The tensor of the same shape that `tensor` is a copy or a conversion of."""
-    while tensor.inputs and tensor.inputs[0].op in ("Identity", "Cast", "DequantizeLinear"):
-        tensor = tensor.inputs[0].inputs[0]
-    return tensor
