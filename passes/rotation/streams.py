@@ -12,33 +12,10 @@ from pruneopt.analysis.axes import Axis, volume
 from pruneopt.analysis.infer import Analysis, ConstantUse
 from pruneopt.passes.rotation.linear import UNMOVED, NotLinear, Place
 from pruneopt.passes.rotation.norms import Norm, find_norms
+from pruneopt.passes.rotation.regions import Areas, Region
 from pruneopt.passes.statistics.consumers import Consumer
 
 EXTRA = 0.02  # of the model's multiply-accumulates: what maps in the place of gains may cost
-
-
-@dataclass(eq=False)
-class Region:
-    """Tensors that are sums of each other: the same change of basis holds for all, and all are centred or none.
-
-    Attributes:
-        writes: constants that enter, and the dimension with the atom.
-        norms: those that read it.
-        made_by: those whose outputs enter.
-        readers: the nodes that sum over the atom.
-        plain: nothing on the way would change a constant vector.
-    """
-
-    writes: list[tuple[ConstantUse, int]] = field(default_factory=list)
-    norms: list[Norm] = field(default_factory=list)
-    made_by: list[Norm] = field(default_factory=list)
-    readers: list[gs.Node] = field(default_factory=list)
-    plain: bool = True
-
-    @property
-    def centred(self) -> bool:
-        """Whether its means are taken off where it is written, because all that reads it takes them off."""
-        return any(norm.centred for norm in self.norms)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +90,7 @@ def find_residual(analysis: Analysis, atom: Axis, consumers: Mapping[int, Consum
 
 def _regions(place: Place, norms: list[Norm]) -> tuple[list[Region], list[Scale]]:
     inside = {id(node) for norm in norms for node in norm.nodes}
-    areas = _Areas()
+    areas = Areas()
     products: list[gs.Node] = []
     for node in place.nodes():
         if id(node) in inside:
@@ -143,7 +120,7 @@ def _regions(place: Place, norms: list[Norm]) -> tuple[list[Region], list[Scale]
     return areas.all(), scales
 
 
-def _scale(place: Place, node: gs.Node, products: list[gs.Node], areas: _Areas) -> Scale:
+def _scale(place: Place, node: gs.Node, products: list[gs.Node], areas: Areas) -> Scale:
     """The branch before a product becomes part of the region behind it."""
     source = node.inputs[place.inputs(node)[0]]
     branch = areas.of(source)
@@ -163,36 +140,6 @@ def _written(place: Place, node: gs.Node, use: ConstantUse) -> Iterator[int]:
     """The dimensions of a constant that its node's output has, not those that it sums over."""
     summed = {u.dim for u in place.analysis.contractions if u.node is node and u.slot == use.slot}
     yield from (d for d in place.dims(use) if d not in summed)
-
-
-class _Areas:
-    """Union-find of tensors by name."""
-
-    def __init__(self) -> None:
-        self._of: dict[str, Region] = {}
-
-    def named(self, name: str) -> Region:
-        return self._of.setdefault(name, Region())
-
-    def of(self, tensor: gs.Tensor) -> Region:
-        return self.named(str(tensor.name))
-
-    def join(self, tensors: list[gs.Tensor]) -> Region:
-        whole = self.of(tensors[0])
-        for tensor in tensors[1:]:
-            other = self.of(tensor)
-            if other is whole:
-                continue
-            whole.writes += other.writes
-            whole.norms += other.norms
-            whole.made_by += other.made_by
-            whole.readers += other.readers
-            whole.plain = whole.plain and other.plain
-            self._of = {n: whole if r is other else r for n, r in self._of.items()}
-        return whole
-
-    def all(self) -> list[Region]:
-        return list({id(r): r for r in self._of.values()}.values())
 
 
 def _check_centred(region: Region) -> None:

@@ -12,6 +12,7 @@ from pruneopt.analysis.axes import Axis, Kind, Reason, find, freeze, is_frozen
 from pruneopt.analysis.bodies import graphs_of, has_body, inner_tensors, nodes_of
 from pruneopt.analysis.observe import Observation, derived_tensors
 from pruneopt.analysis.op import Axes, Op, Use
+from pruneopt.analysis.positions import follow
 from pruneopt.analysis.rules import find_rule
 from pruneopt.analysis.unify import Clash, unify
 from pruneopt.analysis.witness import Witness
@@ -124,7 +125,7 @@ class _Inference:
             op.freeze_all("has no rule" if rule is None else "works on tensors of unknown shape")
         else:
             rule(op)
-        op.follow()
+        follow(op)
         self._collect(op)
 
     def _collect(self, op: Op) -> None:

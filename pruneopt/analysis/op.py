@@ -16,9 +16,6 @@ from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Scaled, Size
 from pruneopt.arrays import Array
 
 Axes = list[Axis]
-INT32, INT64 = 6, 7  # onnx.TensorProto's numbers
-CARRIERS = {"Cast", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile"}
-CARRIERS |= {"Transpose", "Unsqueeze"}  # their output's entries are entries of their first input
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,35 +203,6 @@ class Op:
         if isinstance(place, int):
             self.parameter(place)
         self.witnesses.append(Indices(self.node, place, axis))
-
-    def choose(self, slot: int, dim: int, count: int, out: int, text: str) -> None:
-        """`count` entries of dimension `dim` are chosen by value; output `out` holds their positions."""
-        axis = self.axes(slot)[dim]
-        if not axis.static:
-            self.freeze([axis], text)
-            return
-        self.statistic(slot, dim, text)
-        self.chosen.append((axis, count))
-        self.points[out] = axis
-
-    def look_up(self, slot: int, axis: Axis, text: str) -> None:
-        """Input `slot` holds positions along `axis`: data, unless it is known where they come from."""
-        pointed = self.pointers.get(slot)
-        if pointed is None or pointed.size != axis.size:
-            self.freeze([axis], text)
-            return
-        self.followed.add(slot)
-        self.equal(pointed, axis)
-
-    def follow(self) -> None:
-        """What is neither looked up nor passed on stays as it is: its positions are values to this node."""
-        for slot, axis in self.pointers.items():
-            if slot in self.followed:
-                continue
-            if slot == 0 and self.node.op in CARRIERS and self.attr("to", INT64) in (INT32, INT64):
-                self.points |= dict.fromkeys(range(len(self.outputs)), axis)
-            else:
-                self.freeze([axis], "positions along it are values")
 
     def fixed(self, place: str, value: float, *axes: Axis) -> None:
         """Declare that attribute `place`, absent here, defaults to `value` for these axes' sizes."""

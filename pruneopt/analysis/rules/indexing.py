@@ -6,6 +6,7 @@ import numpy as np
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.op import Op
+from pruneopt.analysis.positions import choose, look_up
 from pruneopt.analysis.rules import rule
 
 
@@ -19,7 +20,7 @@ def gather(op: Op) -> None:
     known = op.constants[1]
     if known is None or not data[axis].static:
         op.equal_all(index, out[axis : axis + len(index)])
-        op.look_up(1, data[axis], "rows are looked up by data")
+        look_up(op, 1, data[axis], "rows are looked up by data")
     elif index and _is_run(np.asarray(known), data[axis].size[0]):
         _take(op, data[axis], out[axis], int(np.asarray(known).reshape(-1)[0]) % data[axis].size[0])
     else:
@@ -46,7 +47,7 @@ def gather_elements(op: Op) -> None:
     axis = op.attr("axis", 0) % len(data)
     for dim, (x, y) in enumerate(zip(data, out, strict=True)):
         if dim == axis:
-            op.look_up(1, x, "looked up by position")
+            look_up(op, 1, x, "looked up by position")
         elif x.size != y.size:
             op.freeze([x], "looked up by position")
         else:
@@ -66,7 +67,7 @@ def gather_nd(op: Op) -> None:
     op.equal_all(index[:-1], out[: len(index) - 1])
     op.equal_all(data[len(data) - tail :], out[len(out) - tail :])
     if depth == 1:
-        op.look_up(1, data[batch], "looked up by position")
+        look_up(op, 1, data[batch], "looked up by position")
     op.freeze(data[batch : batch + depth] if depth > 1 else [], "looked up by position")
     op.freeze([index[-1]], "a list of positions")
 
@@ -92,7 +93,7 @@ def scatter_elements(op: Op) -> None:
     axis = op.attr("axis", 0) % len(data)
     for dim, (x, y) in enumerate(zip(data, updates, strict=True)):
         if dim == axis:
-            op.look_up(1, x, "written by position")
+            look_up(op, 1, x, "written by position")
             op.freeze([y], "written by position")
         elif x.size != y.size:
             op.freeze([x, y], "written by position")
@@ -111,7 +112,7 @@ def chosen(op: Op) -> None:
         keeps = len(out) == len(data)
         op.equal_all(data[:axis] + data[axis + 1 :], out[:axis] + out[axis + keeps :])
         op.freeze(out[axis : axis + keeps], "one entry for each that was chosen")
-    op.choose(0, axis, count[0], len(op.outputs) - 1, "the best of it are chosen")
+    choose(op, 0, axis, count[0], len(op.outputs) - 1, "the best of it are chosen")
 
 
 @rule("OneHot")
@@ -121,7 +122,7 @@ def one_hot(op: Op) -> None:
     axis = op.attr("axis", -1) % len(out)
     op.equal_all(index, out[:axis] + out[axis + 1 :])
     op.parameter(2)
-    op.look_up(0, out[axis], "positions along it are values")
+    look_up(op, 0, out[axis], "positions along it are values")
     op.sizes(1, [out[axis]], scalar=not op.input(1))
 
 
