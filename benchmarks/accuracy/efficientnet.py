@@ -1,6 +1,7 @@
 """EfficientNet-Lite0 on the photographs that foolbox ships; scores are top-1 and top-5 of 20 photographs.
 
-In two folds: calibrated on crops of ten photographs, judged on the ten others, and the other way round.
+In two folds: calibrated on crops of ten photographs, judged on the ten others, and the other way round. Crops of one
+photograph are one batch, so that what a fit is held to, whole batches, is other photographs.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def _fold(path: Path, seen: list[tuple[Any, int]], held: list[tuple[Any, int]]) 
     return Task(
         "efficientnet",
         path,
-        batches(crops),
+        [{"image": np.stack(crops[i :: len(seen)])} for i in range(len(seen))],  # a batch of each photograph
         {"photos": [middle, *batches(views)]},
         lambda run: scores(run, middle, labels),
         "kl",
