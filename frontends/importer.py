@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from pruneopt.errors import PruneoptError
 from pruneopt.frontends.extras import ConstantExtras, GraphExtras, NodeExtras
 from pruneopt.frontends.signature import variable
 from pruneopt.frontends.stored import Sparse, Stored, stored
-
-Scope = dict[str, gs.Tensor]
 
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _OPAQUE = (
@@ -33,6 +30,39 @@ _CONSTANT_TYPES = {
 }
 
 
+class Scope:
+    """The tensors that a graph can name: `own` ones, and those of the graphs around it.
+
+    Attributes:
+        own: by name.
+        outer: that of the graph around this one.
+        depth: number of graphs around this one.
+    """
+
+    def __init__(self, proto: onnx.GraphProto, outer: Scope | None) -> None:
+        self.own: dict[str, gs.Tensor] = {}
+        self.outer = outer
+        self.depth: int = 0 if outer is None else outer.depth + 1
+        self._infos = {info.name: info for info in (*proto.value_info, *proto.output)}
+
+    def read(self, name: str) -> gs.Tensor:
+        """The tensor of a name: an own one, else one around; where there is none yet, an own one."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.own:
+                return scope.own[name]
+            scope = scope.outer
+        return self.make(name)
+
+    def make(self, name: str) -> gs.Tensor:
+        """The own tensor of a name; nothing has the empty one."""
+        if not name:
+            return gs.Variable.empty()
+        if name not in self.own:
+            self.own[name] = variable(name, self._infos.get(name))
+        return self.own[name]
+
+
 class Importer:
     """Builds graphsurgeon graphs; `folder` is where external data lies, `opsets` the model's imports."""
 
@@ -46,26 +76,22 @@ class Importer:
         self,
         proto: onnx.GraphProto,
         weights: Iterable[Stored] | None = None,
-        outer: Mapping[str, gs.Tensor] | None = None,
-        depth: int = 0,
+        outer: Scope | None = None,
     ) -> gs.Graph:
         """The graph; `weights` stand in for its initializers, `outer` holds the tensors around a subgraph."""
-        scope: ChainMap[str, gs.Tensor] = ChainMap({}, *getattr(outer, "maps", []))
-        local: Scope = scope.maps[0]  # type: ignore[assignment]
-        infos = {info.name: info for info in proto.value_info}
-        infos.update((info.name, info) for info in proto.output)
+        scope = Scope(proto, outer)
         if weights is None:
             weights = (stored(tensor, self.folder) for tensor in proto.initializer)
         for weight in weights:
-            local[weight.header.name] = self.constant(weight.header.name, weight, depth)
+            scope.own[weight.header.name] = self.constant(weight.header.name, weight, scope.depth)
         for sparse in proto.sparse_initializer:
-            local[sparse.values.name] = self.constant(sparse.values.name, Sparse(sparse), depth)
-        initializers = dict(local)
+            scope.own[sparse.values.name] = self.constant(sparse.values.name, Sparse(sparse), scope.depth)
+        initializers = dict(scope.own)
         # An initializer that is also an input (always so in IR 3) is a constant, and stays in the signature.
-        inputs = [variable(info.name, info) for info in proto.input if info.name not in local]
-        local.update((tensor.name, tensor) for tensor in inputs)
-        nodes = self.nodes(proto, scope, infos, depth)
-        outputs = [_find(scope, info.name, infos) for info in proto.output]
+        inputs = [variable(info.name, info) for info in proto.input if info.name not in scope.own]
+        scope.own.update((tensor.name, tensor) for tensor in inputs)
+        nodes = self.nodes(proto, scope)
+        outputs = [scope.read(info.name) for info in proto.output]
         graph = gs.Graph(
             nodes, inputs, outputs, name=proto.name, doc_string=proto.doc_string, opset=self.opset,
             import_domains=self.opsets,
@@ -79,13 +105,7 @@ class Importer:
         self.position += 1
         return constant
 
-    def nodes(
-        self,
-        proto: onnx.GraphProto,
-        scope: ChainMap[str, gs.Tensor],
-        infos: dict[str, onnx.ValueInfoProto],
-        depth: int,
-    ) -> list[gs.Node]:
+    def nodes(self, proto: onnx.GraphProto, scope: Scope) -> list[gs.Node]:
         # A runtime wants a graph output to be computed by a node: such Constant nodes stay.
         outputs = {info.name for info in proto.output}
         nodes = []
@@ -94,9 +114,9 @@ class Importer:
             if _is_constant(node) and node.output[0] not in outputs:
                 values = self.constant_node(node)
             if values is None:
-                nodes.append(self.node(node, scope, infos, depth))
+                nodes.append(self.node(node, scope))
             else:
-                scope[node.output[0]] = self.constant(node.output[0], values, depth)
+                scope.own[node.output[0]] = self.constant(node.output[0], values, scope.depth)
         return nodes
 
     def constant_node(self, node: onnx.NodeProto) -> Stored | None:
@@ -116,17 +136,10 @@ class Importer:
                 return stored(helper.make_tensor(name, kind, dims, value if dims else [value]), None)
         return None
 
-    def node(
-        self,
-        proto: onnx.NodeProto,
-        scope: ChainMap[str, gs.Tensor],
-        infos: dict[str, onnx.ValueInfoProto],
-        depth: int,
-    ) -> gs.Node:
-        local: Scope = scope.maps[0]  # type: ignore[assignment]
-        inputs = [_find(scope, name, infos) for name in proto.input]
-        attributes = {a.name: self.attribute(proto, a, scope, depth) for a in proto.attribute}
-        outputs = [_find(local, name, infos) for name in proto.output]
+    def node(self, proto: onnx.NodeProto, scope: Scope) -> gs.Node:
+        inputs = [scope.read(name) for name in proto.input]
+        attributes = {a.name: self.attribute(proto, a, scope) for a in proto.attribute}
+        outputs = [scope.make(name) for name in proto.output]
         domain = proto.domain if proto.HasField("domain") else None
         node = gs.Node(proto.op_type, proto.name, attributes, inputs, outputs, domain)
         bare = onnx.NodeProto(metadata_props=proto.metadata_props)
@@ -137,14 +150,12 @@ class Importer:
         node.extras = NodeExtras(bare, {a.name: a.type for a in proto.attribute})
         return node
 
-    def attribute(
-        self, node: onnx.NodeProto, proto: AttributeProto, scope: ChainMap[str, gs.Tensor], depth: int
-    ) -> Any:
+    def attribute(self, node: onnx.NodeProto, proto: AttributeProto, scope: Scope) -> Any:
         """Value of an attribute as graphsurgeon has it; kinds that it lacks stay an AttributeProto."""
         if proto.type == AttributeProto.GRAPH:
-            return self.graph(proto.g, outer=scope, depth=depth + 1)
+            return self.graph(proto.g, outer=scope)
         if proto.type == AttributeProto.TENSOR:
-            return self.constant(proto.t.name, stored(proto.t, self.folder), depth)
+            return self.constant(proto.t.name, stored(proto.t, self.folder), scope.depth)
         if proto.type == AttributeProto.STRING:
             return _text(proto.s)
         if proto.type == AttributeProto.STRINGS:
@@ -167,16 +178,6 @@ def _is_constant(node: onnx.NodeProto) -> bool:
     return node.op_type == "Constant" and node.domain in _DEFAULT_DOMAINS
 
 
-def _find(scope: Mapping[str, gs.Tensor], name: str, infos: dict[str, onnx.ValueInfoProto]) -> gs.Tensor:
-    if not name:
-        return gs.Variable.empty()
-    found = scope.get(name)
-    if found is None:
-        found = variable(name, infos.get(name))
-        scope[name] = found  # type: ignore[index]
-    return found
-
-
 def _renamed(values: Stored, name: str) -> Stored:
     values.header.name = name
     return values
@@ -189,7 +190,7 @@ def _text(value: bytes) -> str | bytes:
         return value
 
 
-def _graph_extras(proto: onnx.GraphProto, initializers: Scope) -> GraphExtras:
+def _graph_extras(proto: onnx.GraphProto, initializers: dict[str, gs.Tensor]) -> GraphExtras:
     def copies(entries: Iterable[Any]) -> list[Any]:
         # A reference to a part would keep the whole message alive, weights included.
         return [type(entry).FromString(entry.SerializeToString()) for entry in entries]
