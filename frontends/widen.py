@@ -29,7 +29,12 @@ def has_halves(model: Model) -> bool:
 
 
 def widen(model: Model) -> Model:
-    """A copy in which every float16 and bfloat16 tensor is float32, inputs and outputs included."""
+    """A copy in which every float16 and bfloat16 tensor is float32, inputs and outputs included.
+
+    The model itself where nothing is of half precision.
+    """
+    if not has_halves(model):
+        return model
     wide = model.copy()
     for graph in (wide.graph, *wide.graph.subgraphs(recursive=True)):
         for node in graph.nodes:

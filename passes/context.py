@@ -12,7 +12,7 @@ import numpy as np
 from pruneopt.analysis.bodies import main_tensors
 from pruneopt.analysis.observe import Observation, derived_tensors, observe, observe_bodies
 from pruneopt.arrays import Array, Feeds
-from pruneopt.frontends.widen import has_halves, widen, widen_feeds
+from pruneopt.frontends.widen import widen, widen_feeds
 from pruneopt.model import Model
 from pruneopt.passes.claims import Claim
 from pruneopt.passes.runtime import Backend, Progress, Session
@@ -61,9 +61,9 @@ class Context:
 
     def session(self, model: Model, outputs: Sequence[str] | None = None, optimize: bool = True) -> Session:
         """Load a model; half precision runs as float32."""
-        if not has_halves(model):
-            return self.backend.session(model, outputs, self.threads, optimize)
-        return _Widened(self.backend.session(widen(model), outputs, self.threads, optimize))
+        wide = widen(model)
+        session = self.backend.session(wide, outputs, self.threads, optimize)
+        return session if wide is model else _Widened(session)
 
     def ran(self, batch: Feeds, part: float = 1.0) -> None:
         """Count a run of a model, or of a part of it, on a batch of calibration data or a piece of one."""
@@ -74,11 +74,8 @@ class Context:
         """Sizes and values of `model`'s tensors; measured once per model."""
         known = _find(self._seen, model)
         if known is None:
-            wide, feeds = (
-                (widen(model), list(map(widen_feeds, self.feeds)))
-                if has_halves(model)
-                else (model, self.feeds)
-            )
+            wide = widen(model)
+            feeds = self.feeds if wide is model else list(map(widen_feeds, self.feeds))
             watched = derived_tensors(model.graph) & main_tensors(model.graph)
             known = observe(model, self.backend.observer(wide, watched), feeds, watched)
             observe_bodies(wide, known, self.backend.observer, feeds)

@@ -28,14 +28,14 @@ def make_context(
     from pruneopt.backends.ort import OnnxRuntime
     from pruneopt.frontends.calibration import load_calibration
     from pruneopt.frontends.sizes import working_feeds
-    from pruneopt.frontends.widen import widen_feeds
+    from pruneopt.frontends.widen import widen, widen_feeds
     from pruneopt.passes.context import Context
     from pruneopt.passes.proof import comparison_points
     from pruneopt.passes.statistics.stream import portions
 
     progress("load")
     batches = load_calibration(calib, model, labels) if isinstance(calib, str) else list(calib or ())
-    backend, made, runnable = OnnxRuntime(), main_tensors(model.graph), _runnable(model)
+    backend, made, runnable = OnnxRuntime(), main_tensors(model.graph), widen(model)
     derived = derived_tensors(model.graph) & made
     points = made & {*comparison_points(model.graph), *(t.name for t in model.outputs)}
     trial = _Trial(model, backend.observer(runnable, derived | points))
@@ -49,12 +49,6 @@ def make_context(
         values = trial.runs[id(batch)][1]
         context.remember(model, batch, {name: values[name] for name in points & values.keys()})
     return context
-
-
-def _runnable(model: Model) -> Model:
-    from pruneopt.frontends.widen import has_halves, widen
-
-    return widen(model) if has_halves(model) else model
 
 
 class _Trial:
