@@ -10,7 +10,7 @@ import numpy as np
 from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
-from pruneopt.passes.proof import distance
+from pruneopt.passes.distance import distance
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.statistics.stream import Stream
 

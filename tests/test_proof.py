@@ -14,7 +14,8 @@ from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, constants
 from pruneopt.passes.context import Context
-from pruneopt.passes.proof import hidden, prove
+from pruneopt.passes.inside import hidden
+from pruneopt.passes.proof import prove
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
 from tests.halved import drawn, halved

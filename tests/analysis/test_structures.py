@@ -17,7 +17,7 @@ from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.backends.session import Session
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
-from pruneopt.passes.proof import distance
+from pruneopt.passes.distance import distance
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
 

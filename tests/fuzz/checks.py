@@ -17,7 +17,8 @@ from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
-from pruneopt.passes.proof import FLOOR, comparison_points, distance, prove
+from pruneopt.passes.distance import FLOOR, distance
+from pruneopt.passes.proof import comparison_points, prove
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
 from pruneopt.passes.rounding import trembling

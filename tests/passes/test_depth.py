@@ -28,8 +28,9 @@ from pruneopt.passes.depth.laco import match, merged
 from pruneopt.passes.depth.order import exchanged, neighbours, reorder_layers
 from pruneopt.passes.depth.select import Costs
 from pruneopt.passes.depth.switches import Bypassed
+from pruneopt.passes.distance import distance
 from pruneopt.passes.pipeline import Pipeline
-from pruneopt.passes.proof import distance, prove
+from pruneopt.passes.proof import prove
 from pruneopt.passes.spec import parse_passes
 from pruneopt.passes.statistics.damage import outputs
 from tests import models, residual

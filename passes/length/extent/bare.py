@@ -8,8 +8,9 @@ import onnx_graphsurgeon as gs
 from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
+from pruneopt.passes.distance import distance
 from pruneopt.passes.exact.identities import drop_dead
-from pruneopt.passes.proof import TOLERANCE, distance
+from pruneopt.passes.proof import TOLERANCE
 from pruneopt.passes.rewriting.edits import read_instead
 
 
