@@ -86,17 +86,17 @@ class Emit:
 
     def unsqueeze(self, x: gs.Tensor, *axes: int) -> gs.Variable:
         """New dimensions of size 1."""
-        return (
-            self.op("Unsqueeze", x, list(axes))
-            if self.opset >= 13
-            else self.op("Unsqueeze", x, axes=list(axes))
-        )
+        return self._along("Unsqueeze", x, axes, since=13)
 
     def squeeze(self, x: gs.Tensor, *axes: int) -> gs.Variable:
         """Dimensions of size 1 go."""
-        return (
-            self.op("Squeeze", x, list(axes)) if self.opset >= 13 else self.op("Squeeze", x, axes=list(axes))
-        )
+        return self._along("Squeeze", x, axes, since=13)
+
+    def _along(self, op: str, x: gs.Tensor, axes: Sequence[int], since: int, **attrs: int) -> gs.Variable:
+        """An op whose axes are an input `since` some opset, and were an attribute before."""
+        if self.opset >= since:
+            return self.op(op, x, list(axes), **attrs)
+        return self.op(op, x, axes=list(axes), **attrs)
 
     def slice(
         self, x: gs.Tensor, axis: int, start: Operand, end: Operand = (END,), step: int = 1
@@ -127,21 +127,15 @@ class Emit:
 
     def mean(self, x: gs.Tensor, *axes: int) -> gs.Variable:
         """The mean over axes, which go."""
-        if self.opset >= 18:
-            return self.op("ReduceMean", x, list(axes), keepdims=0)
-        return self.op("ReduceMean", x, axes=list(axes), keepdims=0)
+        return self._along("ReduceMean", x, axes, since=18, keepdims=0)
 
     def sum(self, x: gs.Tensor, *axes: int) -> gs.Variable:
         """The sum over axes, which become 1."""
-        if self.opset >= 13:
-            return self.op("ReduceSum", x, list(axes), keepdims=1)
-        return self.op("ReduceSum", x, axes=list(axes), keepdims=1)
+        return self._along("ReduceSum", x, axes, since=13, keepdims=1)
 
     def norm(self, x: gs.Tensor, axis: int) -> gs.Variable:
         """The Euclidean norm along an axis, which becomes 1."""
-        if self.opset >= 18:
-            return self.op("ReduceL2", x, [axis], keepdims=1)
-        return self.op("ReduceL2", x, axes=[axis], keepdims=1)
+        return self._along("ReduceL2", x, [axis], since=18, keepdims=1)
 
     # --- picking: indices have the shape [B, K, 1] ------------------------------------------------------
 
