@@ -151,7 +151,9 @@ class Course:
         import torch
 
         if self.checkpoint is None or not self.checkpoint.exists():
+            begin = time.monotonic()
             self.losses, self._best = [self._held_loss()], self._copies()
+            self.spent = time.monotonic() - begin  # for a large model this is a good part of the budget
             return
         try:
             kept = torch.load(self.checkpoint, map_location=self.device, weights_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from pruneopt.passes.learning.adapters import Full, LowRank
 from pruneopt.passes.learning.net import Net
 from pruneopt.passes.learning.outputs import Meaning, meanings
 from pruneopt.passes.learning.teaching import lesson
-from pruneopt.passes.learning.training import Course, schedule
+from pruneopt.passes.learning.training import Budget, Course, schedule
 from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.recover import Recover, parts
 from pruneopt.passes.spec import parse_passes
@@ -159,6 +160,20 @@ def test_a_harmful_training_is_undone() -> None:
     outcome = Recover(epochs=2, lr=3.0).run(model, context)  # nothing to learn: it starts at distance zero
     assert outcome.model is model
     assert not outcome.entry["kept"]
+
+
+def test_judging_is_part_of_the_time() -> None:
+    torch = pytest.importorskip("torch")
+    net = Net(models.loaded(models.transformer()))
+
+    def slow(number: int) -> object:
+        time.sleep(0.02)
+        return torch.zeros((), requires_grad=True) * 1.0
+
+    course = Course(Full(net), slow, [0], [1, 2, 3], 0.01, Budget(None, 0.03 / 60), 0, lambda text: None)
+    course.run()
+    assert len(course.losses) == 1
+    assert course.spent >= 0.06
 
 
 def test_zeros_of_sparse_weights_stay_zero() -> None:
