@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from pruneopt.api import make_context
-from pruneopt.backends.ort import Session
+from pruneopt.backends.session import Session
 from pruneopt.model import Model, values
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.pipeline import Pipeline
