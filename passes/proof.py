@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.errors import PruneoptError
@@ -105,7 +106,8 @@ def _decided_alike(pair: Pair, points: Sequence[str], error: float) -> float:
 def _rounding(reference: Model, feeds: Feeds, points: Sequence[str], context: Context) -> float:
     """The error at `points` that two right ways to compute them may have, in a net that magnifies rounding."""
     before, after = trembling(reference, feeds, points, context)
-    return NOISE * max((distance(before[name], after[name]) for name in points), default=0.0)
+    moved = max((distance(before[name], after[name]) for name in points), default=0.0)
+    return NOISE * moved if np.isfinite(moved) else 0.0  # what breaks says nothing of rounding
 
 
 def _run(

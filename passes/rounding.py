@@ -26,11 +26,11 @@ def trembling(
     orders, one is wrong (forward error and conditioning: Higham, Accuracy and Stability of Numerical Algorithms).
     """
     rng, names = np.random.default_rng(seed), list(names)
+    before = context.session(model, names, optimize=False).run(feeds)
     nudged = model.copy()
     for constant in constants(nudged.graph):
         if values(constant).dtype == np.float32:
             constant.values = _nudge(values(constant), rng)
-    before = context.session(model, names, optimize=False).run(feeds)
     after = context.session(nudged, names, optimize=False).run(_moved(feeds, rng))
     return before, after
 
@@ -40,10 +40,13 @@ def _moved(feeds: Mapping[str, Array], rng: np.random.Generator) -> dict[str, Ar
 
 
 def _nudge(array: Array, rng: np.random.Generator) -> Array:
-    """Each entry times 1 + BIT or 1 - BIT, where that is a number; a row at a time, as weights may be large."""
+    """Each entry times 1 + BIT or 1 - BIT; whole numbers, as exponents and the lowest number of masks, are exact.
+
+    A row at a time, as weights may be large.
+    """
     moved = np.empty_like(array)
     for row, out in zip(np.atleast_2d(array), np.atleast_2d(moved), strict=True):
-        with np.errstate(over="ignore"):  # masks hold the lowest number there is
+        with np.errstate(over="ignore", invalid="ignore"):
             nudged = row * (1 + rng.choice(np.array([-BIT, BIT], np.float32), row.shape))
-        out[...] = np.where(np.isfinite(nudged), nudged, row)
+            out[...] = np.where(np.rint(row) == row, row, nudged)
     return moved
