@@ -25,14 +25,9 @@ from pruneopt.passes.statistics.leastsquares import Refit
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
 KEPT = 1 << 28  # bytes of a repaired model that waits to be asked for again
-ORDER = (
-    "stream",
-    "self",
-    "bias",
-)  # in which ways are tried; the first picks, layer by layer, what the second does
-ENOUGH = (
-    0.5  # of the damage without a repair; a way that leaves no more than that is not called into question
-)
+# In which ways are tried: `stream` picks, layer by layer, what `self` does.
+ORDER = ("stream", "self", "bias")
+ENOUGH = 0.5  # of the damage without a repair: a way that leaves no more is not called into question
 
 
 @dataclass(frozen=True)

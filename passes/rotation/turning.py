@@ -113,7 +113,7 @@ def turn(residual: Residual, basis: Array, editor: Editor) -> None:
     inside |= {id(scale.node) for scale in residual.scales}
     for use in residual.place.uses.values():
         for dim in residual.place.dims(use) if id(use.node) not in inside else ():
-            editor.apply(use, dim, lambda x: x @ basis, "turn")
+            editor.apply(use, dim, lambda x: x @ basis, f"turn {id(residual)}")
     for norm in residual.norms:
         _plain(norm, residual, basis, editor)
 

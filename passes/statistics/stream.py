@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.observe import Observation
 from pruneopt.arrays import Array, Feeds
 from pruneopt.frontends.dimensions import is_dynamic
-from pruneopt.frontends.widen import has_halves, widen, widen_feeds
+from pruneopt.frontends.widen import widen, widen_feeds
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 
@@ -35,11 +35,10 @@ class Stream:
     def __init__(
         self, model: Model, context: Context, batches: Sequence[Feeds], later: Iterable[str] = ()
     ) -> None:
-        wide = has_halves(model)
-        self.model = widen(model) if wide else model
+        self.model = widen(model)
         self.context = context
         self.batches = batches
-        self.live: list[dict[str, Array]] = [dict(widen_feeds(b) if wide else b) for b in batches]
+        self.live: list[dict[str, Array]] = [widen_feeds(b) for b in batches]
         self.valid = [valid_tokens(batch) for batch in batches]
         self.later = Counter(later)
         self._count = len(self.model.graph.nodes)
