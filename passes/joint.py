@@ -18,13 +18,13 @@ from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.model import Model
 from pruneopt.passes.base import Outcome, Pass
 from pruneopt.passes.context import Context
-from pruneopt.passes.options import check_names, check_share
+from pruneopt.passes.options import Budgeted, check_names, check_share
 from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.planning.joint_options import Scale, Trial, depth_options, length_options, width_curve
 from pruneopt.passes.planning.joint_plans import SLACK, Choices, Plan, Tried, worth_of
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.statistics.stream import hold_out, split_batches
-from pruneopt.passes.width import BUDGETS, Width
+from pruneopt.passes.width import Width
 
 AXES = ("depth", "length", "width")
 FEW = 8  # batches on which options are weighed
@@ -33,7 +33,7 @@ PATIENCE = 3.0  # times the damage of the best so far: what is predicted to do m
 
 
 @dataclass(frozen=True)
-class Joint:
+class Joint(Budgeted):
     """Remove blocks, tokens and widths in one plan; needs calibration data.
 
     Attributes:
@@ -59,14 +59,11 @@ class Joint:
             check_share("joint", name, value)
         check_names("joint", "axis", self.axes.split("+"), AXES)
         if not self.budgets:
-            raise UsageError(f"joint: say how much to keep, with one or more of {', '.join(BUDGETS)}")
+            raise UsageError(
+                f"joint: say how much to keep, with one or more of {', '.join(self.known_budgets())}"
+            )
         if self.tries < 0:
             raise UsageError(f"joint: tries={self.tries} is not a number of plans")
-
-    @property
-    def budgets(self) -> dict[str, float]:
-        """The budgets that are set."""
-        return {n: getattr(self, n) for n in BUDGETS if getattr(self, n) is not None}
 
     def run(self, model: Model, context: Context) -> Outcome:
         """Weigh the options, carry out the best plans, keep the one of least damage on held-out data.

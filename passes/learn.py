@@ -25,6 +25,7 @@ from pruneopt.passes.learning.masks.method import Setting
 from pruneopt.passes.learning.masks.path import Found, load_path, save_path, usual_place
 from pruneopt.passes.learning.masks.search import search
 from pruneopt.passes.learning.net import require_torch
+from pruneopt.passes.options import Budgeted, check_names, check_share
 from pruneopt.passes.planning.costs import limits
 from pruneopt.passes.planning.kinds import KINDS, kinds_of
 from pruneopt.passes.planning.ranked import ranked
@@ -36,11 +37,9 @@ from pruneopt.passes.rewriting.shrink import shrink, shrunk_sizes
 from pruneopt.passes.statistics.stream import split_batches
 from pruneopt.passes.width import best
 
-BUDGETS = ("macs", "params", "bytes", "memory")
-
 
 @dataclass(frozen=True)
-class Learn:
+class Learn(Budgeted):
     """Learn gates on groups, then remove the entries that came out worst.
 
     Attributes:
@@ -79,24 +78,18 @@ class Learn:
 
     def __post_init__(self) -> None:
         find_method(self.method)
-        for name in (*BUDGETS, "floor"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise UsageError(f"learn: {name}={value:g} is not in (0, 1]; it is the share to keep")
+        for name in (*self.known_budgets(), "floor"):
+            check_share("learn", name, getattr(self, name))
         for name in ("steps", "lr", "batch", "align"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UsageError(f"learn: {name}={getattr(self, name):g} is not positive")
-        if unknown := set(self._axes()) - set(KINDS):
-            raise UsageError(f"learn: there is no axis '{min(unknown)}'; choose from {', '.join(KINDS)}")
+        check_names("learn", "axis", self._axes(), KINDS)
         if not self.budgets:
-            raise UsageError(f"learn: say how much to keep, with a budget ({', '.join(BUDGETS)})")
+            raise UsageError(
+                f"learn: say how much to keep, with a budget ({', '.join(self.known_budgets())})"
+            )
         if self.path and not find_method(self.method).reads_any_ratio:
             raise UsageError(f"learn: {self.method} learns for one budget; there is no path to save")
-
-    @property
-    def budgets(self) -> dict[str, float]:
-        """The budgets that are set."""
-        return {n: getattr(self, n) for n in BUDGETS if getattr(self, n) is not None}
 
     def run(self, model: Model, context: Context) -> Outcome:
         """Search, or read a search; choose; rewrite."""

@@ -9,6 +9,21 @@ from typing import TypeVar
 from pruneopt.errors import UsageError
 
 T = TypeVar("T")
+BUDGETS = ("macs", "params", "bytes", "memory", "latency")
+
+
+class Budgeted:
+    """A pass with budgets among its options: shares of what the original takes."""
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """The budgets that are set."""
+        return {name: value for name in BUDGETS if (value := getattr(self, name, None)) is not None}
+
+    @classmethod
+    def known_budgets(cls) -> list[str]:
+        """The budgets that the pass can keep to."""
+        return [name for name in BUDGETS if hasattr(cls, name)]
 
 
 def check_share(owner: str, name: str, value: float | None, of: str = "to keep", whole: bool = True) -> None:

@@ -22,6 +22,7 @@ from pruneopt.passes.base import Outcome
 from pruneopt.passes.context import Context
 from pruneopt.passes.criteria import WEIGHTS_ONLY, find_criterion
 from pruneopt.passes.learning.gradients import gradients
+from pruneopt.passes.options import Budgeted, check_names, check_share
 from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.planning.confirm import confirmed
 from pruneopt.passes.planning.costs import limits
@@ -39,11 +40,9 @@ from pruneopt.passes.statistics.evidence import Evidence, gather
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 from pruneopt.passes.unmerge import Unmerge
 
-BUDGETS = ("macs", "params", "bytes", "memory", "latency")
-
 
 @dataclass(frozen=True)
-class Width:
+class Width(Budgeted):
     """Remove entries of groups: structure, score, amount, rewrite.
 
     Attributes:
@@ -89,29 +88,18 @@ class Width:
     loss: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("ratio", *BUDGETS, "floor"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise UsageError(f"width: {name}={value:g} is not in (0, 1]; it is the share to keep")
-        if self.plan not in (None, "measured", "uniform", "redistributed"):
-            raise UsageError(
-                f"width: there is no plan '{self.plan}'; choose measured, uniform or redistributed"
-            )
-        if unknown := set(self.axes.split("+")) - set(KINDS):
-            raise UsageError(f"width: there is no axis '{min(unknown)}'; choose from {', '.join(KINDS)}")
-        if self.basis not in (None, "svd", "none"):
-            raise UsageError(f"width: there is no basis '{self.basis}'; choose svd or none")
+        for name in ("ratio", *self.known_budgets(), "floor"):
+            check_share("width", name, getattr(self, name))
+        check_names("width", "plan", [self.plan], ("measured", "uniform", "redistributed"))
+        check_names("width", "axis", self.axes.split("+"), KINDS)
+        check_names("width", "basis", [self.basis], ("svd", "none"))
         if self.against != "none":
             find_criterion(self.against)
         if self.align < 1:
             raise UsageError(f"width: align={self.align} is not a positive number")
         if self.ratio is None and not self.budgets:
-            raise UsageError(f"width: say how much to keep, with ratio or a budget ({', '.join(BUDGETS)})")
-
-    @property
-    def budgets(self) -> dict[str, float]:
-        """The budgets that are set."""
-        return {n: getattr(self, n) for n in BUDGETS if getattr(self, n) is not None}
+            known = ", ".join(self.known_budgets())
+            raise UsageError(f"width: say how much to keep, with ratio or a budget ({known})")
 
     def run(self, model: Model, context: Context) -> Outcome:
         """Analyse, plan, select and rewrite; a plan that nobody asked for must be better than a simple one."""

@@ -25,7 +25,7 @@ from pruneopt.passes.depth.order import reorder_layers
 from pruneopt.passes.depth.select import Costs
 from pruneopt.passes.depth.study import Study
 from pruneopt.passes.depth.switches import Bypassed
-from pruneopt.passes.options import check_names, check_share
+from pruneopt.passes.options import Budgeted, check_names, check_share
 from pruneopt.passes.proof import prove
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
@@ -35,7 +35,7 @@ PARTS = ("all", "encoder", "decoder")
 
 
 @dataclass(frozen=True)
-class Depth:
+class Depth(Budgeted):
     """Bypass blocks: structure, score, amount, rewrite.
 
     Attributes:
@@ -92,11 +92,6 @@ class Depth:
                 "depth: say how much goes, with one of ratio, drop, blocks, exit or a budget (macs, params)"
             )
         find_criterion(self.criterion or "greedy")
-
-    @property
-    def budgets(self) -> dict[str, float]:
-        """The budgets that are set."""
-        return {n: getattr(self, n) for n in ("macs", "params") if getattr(self, n) is not None}
 
     def run(self, model: Model, context: Context) -> Outcome:
         """Find the blocks, score them, bypass the cheapest; the claim says which.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.observe import derived_tensors
 from pruneopt.model import Model
 from pruneopt.passes.learning.net import Tensors
 
@@ -27,22 +28,23 @@ class Meaning(Enum):
 
 def meanings(model: Model) -> dict[str, Meaning]:
     """The meaning of every floating-point output of a model."""
-    return {t.name: _meaning(t) for t in model.outputs if str(t.dtype) in FLOATS}
+    fixed = derived_tensors(model.graph)
+    return {t.name: _meaning(t, fixed) for t in model.outputs if str(t.dtype) in FLOATS}
 
 
-def _meaning(tensor: gs.Tensor) -> Meaning:
-    """Softmax makes probabilities; a linear map of constant weights with several outputs makes logits."""
+def _meaning(tensor: gs.Tensor, fixed: Collection[str]) -> Meaning:
+    """Softmax makes probabilities; a linear map of `fixed` weights (a table turned round, too) makes several logits."""
     made = tensor.inputs[0].op if tensor.inputs else ""
     if made in ("Softmax", "LogSoftmax"):
         return Meaning.PROBABILITIES if made == "Softmax" else Meaning.LOG_PROBABILITIES
     several = bool(tensor.shape) and isinstance(tensor.shape[-1], int) and tensor.shape[-1] > 1
-    return Meaning.LOGITS if several and _is_linear(tensor) else Meaning.VECTOR
+    return Meaning.LOGITS if several and _is_linear(tensor, fixed) else Meaning.VECTOR
 
 
-def _is_linear(tensor: gs.Tensor) -> bool:
+def _is_linear(tensor: gs.Tensor, fixed: Collection[str]) -> bool:
     while tensor.inputs:
         node = tensor.inputs[0]
-        data = [t for t in node.inputs if isinstance(t, gs.Variable) and t.name]
+        data = [t for t in node.inputs if isinstance(t, gs.Variable) and t.name and t.name not in fixed]
         if node.op in ("Gemm", "MatMul"):
             return len(data) == 1
         if node.op not in PASSED or len(data) != 1:

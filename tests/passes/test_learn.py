@@ -25,9 +25,7 @@ from tests.passes.learning.chain import chain, rows, studied
 torch = pytest.importorskip("torch")
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRUNEOPT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 X = {"x": np.random.default_rng(0).standard_normal((16, 6, 24)).astype(np.float32)}

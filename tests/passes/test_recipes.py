@@ -18,10 +18,7 @@ from pruneopt.passes.recipes.recipe import Recipe
 from pruneopt.passes.spec import parse_passes
 from tests import models
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRUNEOPT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 LEARNED = ("llm-pruner", "loraprune", "nvit", "sheared-llama", "spp", "vit-slim", "x-pruner")

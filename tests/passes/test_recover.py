@@ -30,10 +30,7 @@ from pruneopt.passes.spec import parse_passes
 from pruneopt.passes.verify import check_signature
 from tests import models
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PRUNEOPT_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def batches(model: Model, count: int = 10, rows: int = 8) -> list[Feeds]:
@@ -224,8 +221,16 @@ def test_meanings_follow_from_the_graph() -> None:
     y = b.node("MatMul", "x", b.weight(6, 4))
     z = b.node("Softmax", y, axis=-1)
     v = b.node("Relu", y)
-    model = models.loaded(b.model({"x": ["n", 6]}, {y: ["n", 4], z: ["n", 4], v: ["n", 4]}))
-    assert meanings(model) == {y: Meaning.LOGITS, z: Meaning.PROBABILITIES, v: Meaning.VECTOR}
+    tied = b.node(
+        "MatMul", "x", b.node("Transpose", b.weight(4, 6), perm=[1, 0])
+    )  # a table that is a head, too
+    model = models.loaded(b.model({"x": ["n", 6]}, {name: ["n", 4] for name in (y, z, v, tied)}))
+    assert meanings(model) == {
+        y: Meaning.LOGITS,
+        z: Meaning.PROBABILITIES,
+        v: Meaning.VECTOR,
+        tied: Meaning.LOGITS,
+    }
 
 
 def test_adapters_start_where_the_model_is() -> None:
