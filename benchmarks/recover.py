@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,21 @@ from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.spec import parse_passes
 
 CHOICES = ("l2", "taylor", "default")
-SEEN = {"smollm2": 40}  # rows to prune with, of 256 tokens; all that there are to recover with
-USUAL = 1024  # the same for images and sentences
+
+
+@dataclass(frozen=True)
+class Net:
+    """Where a network and its data come from.
+
+    Attributes:
+        task: the network and the data to judge on, given the folder of trained networks.
+        unlabelled: at most so many rows to learn from.
+        seen: how many of them pruning sees; recovery sees all.
+    """
+
+    task: Callable[[Path], Task]
+    unlabelled: Callable[[int], list[Feeds]]
+    seen: int = 1024
 
 
 def _images(count: int) -> list[Feeds]:
@@ -40,11 +53,11 @@ def _images(count: int) -> list[Feeds]:
     return [{"image": seen[i : i + 32]} for i in range(0, count, 32)]
 
 
-TASKS = {
-    "fashion_cnn": (fashion_cnn.task, _images),
-    "fashion_vit": (fashion_vit.task, _images),
-    "minilm": (minilm.task, minilm.unlabelled),
-    "smollm2": (smollm2.task, smollm2.unlabelled),
+NETS = {
+    "fashion_cnn": Net(fashion_cnn.task, _images),
+    "fashion_vit": Net(fashion_vit.task, _images),
+    "minilm": Net(minilm.task, minilm.unlabelled),
+    "smollm2": Net(smollm2.task, smollm2.unlabelled, 40),  # rows of 256 tokens
 }
 
 
@@ -88,16 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"| {heads} | pruning, s | recovery, s | rows | epochs |")
     print("|---|---|" + "---:|" * 11, flush=True)
     for net in options.nets:
-        make, unlabelled = TASKS[net]
-        task, data = make(options.cache), unlabelled(options.rows)
         for choice in options.choices:
-            print(measure(task, choice, data, options), flush=True)
+            print(measure(NETS[net], choice, options), flush=True)
 
 
 def _options(arguments: Sequence[str] | None) -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cache", type=Path, required=True, help="folder of the trained networks")
-    parser.add_argument("--nets", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--choices", nargs="+", default=list(CHOICES), help="criteria, or default")
     parser.add_argument("--macs", type=float, default=0.5)
     parser.add_argument("--recover", default="minutes=10", help="options of the pass")
@@ -106,10 +117,11 @@ def _options(arguments: Sequence[str] | None) -> Any:
     return parser.parse_args(arguments)
 
 
-def measure(task: Task, choice: str, data: list[Feeds], options: Any) -> Row:
+def measure(net: Net, choice: str, options: Any) -> Row:
     """Prune, look, recover, look."""
+    task, data = net.task(options.cache), net.unlabelled(options.rows)
     original = po.load(task.model)
-    few = data[: max(1, SEEN.get(task.name, USUAL) * len(data) // max(1, _rows(data)))]
+    few = data[: max(1, net.seen * len(data) // max(1, _rows(data)))]
     context = make_context(original, few, threads=options.threads)
     width = f"macs={options.macs}" + ("" if choice == "default" else f", criterion={choice}, plan=uniform")
     begin = time.perf_counter()

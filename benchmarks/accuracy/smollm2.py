@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.accuracy import encyclopedia
 from benchmarks.accuracy.task import Feeds, Run, Task, log_probabilities
 
 Array = npt.NDArray[Any]
@@ -39,10 +40,16 @@ def task(cache: Path) -> Task:
 
 
 def unlabelled(count: int) -> list[Feeds]:
-    """At most so many rows of the news to learn from, two at a time; those that are held are not among them."""
-    known = np.array(tokens(), np.int64)[HELD * TOKENS :]
-    rows = known[: len(known) // TOKENS * TOKENS].reshape(-1, TOKENS)[:count]
-    return [{"input_ids": rows[i : i + 2]} for i in range(0, len(rows), 2)]
+    """At most so many rows to learn from, two at a time: of the news, but for those held, then of Wikipedia."""
+    rows = _rows(tokens()[HELD * TOKENS :])
+    if count > len(rows):
+        rows = np.concatenate([rows, _rows(encode(" ".join(encyclopedia.sentences())))])
+    return [{"input_ids": rows[i : min(i + 2, count)]} for i in range(0, min(count, len(rows)), 2)]
+
+
+def _rows(ids: list[int]) -> Array:
+    whole = len(ids) // TOKENS * TOKENS
+    return np.array(ids[:whole], np.int64).reshape(-1, TOKENS)
 
 
 def _network() -> tuple[Any, list[Any]]:
@@ -65,6 +72,12 @@ def package() -> Path:
 def tokens() -> list[int]:
     """The news of Lee's background corpus, one document after the other."""
     from gensim.test.utils import datapath
+
+    return encode(Path(datapath("lee_background.cor")).read_text("latin-1"))
+
+
+def encode(text: str) -> list[int]:
+    """The text's tokens."""
     from gguf import GGUFReader
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -75,7 +88,6 @@ def tokens() -> list[int]:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    text = Path(datapath("lee_background.cor")).read_text("latin-1")
     return list(tokenizer.encode(text).ids)
 
 
