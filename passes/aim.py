@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pruneopt.arrays import Array, Feeds
-from pruneopt.model import Model
+from pruneopt.model import Model, makers
 from pruneopt.passes.context import Context
 from pruneopt.passes.distance import distance
 from pruneopt.passes.rewriting.masked import Masked
@@ -49,7 +49,7 @@ class Aim:
         return found if turned is self.start else self._unturned(turned, sorted(found))
 
     def _unturned(self, turned: Model, names: list[str]) -> set[str]:
-        made = {t.name for node in turned.graph.nodes for t in node.outputs}
+        made = makers(turned.graph)
         names = [name for name in names if name in made]
         if not names:
             return set()

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pruneopt.analysis.bodies import main_tensors
 from pruneopt.analysis.observe import Observation, derived_tensors, observe, observe_bodies
 from pruneopt.arrays import Array, Feeds
 from pruneopt.frontends.widen import widen, widen_feeds
-from pruneopt.model import Model
+from pruneopt.model import Model, makers
 from pruneopt.passes.claims import Claim
 from pruneopt.passes.runtime import Backend, Progress, Session
 
@@ -76,7 +75,7 @@ class Context:
         if known is None:
             wide = widen(model)
             feeds = self.feeds if wide is model else list(map(widen_feeds, self.feeds))
-            watched = derived_tensors(model.graph) & main_tensors(model.graph)
+            watched = derived_tensors(model.graph).intersection(makers(model.graph))
             known = observe(model, self.backend.observer(wide, watched), feeds, watched)
             observe_bodies(wide, known, self.backend.observer, feeds)
             self.seen(model, known)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from pruneopt.model import Model, values
+from pruneopt.model import Model, makers, values
 from pruneopt.passes.distance import FLOOR, distance
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ class Pair:
         self.claim = claim
         self.context = context
         self.number = number
-        self.producers = {t.name: node for node in model.graph.nodes for t in node.outputs if t.name}
-        self.known = {t.name for node in reference.graph.nodes for t in node.outputs}
+        self.producers = makers(model.graph)
+        self.known = set(makers(reference.graph))
 
     def behind(self, silent: Sequence[str], names: Iterable[str]) -> tuple[int, float]:
         """Compare the tensors `names`, and what goes into `silent` ones, back to where something can be seen.

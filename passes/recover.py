@@ -40,7 +40,7 @@ class Recover:
         lr: learning rate, as a share of each weight's root mean square per step.
         lora: rank of adapters that learn instead of the weights and are folded into them; by default all weights learn.
         hidden: weight of the hidden states beside the outputs, 0 for none.
-        batch: rows of a calibration batch at once, at most.
+        batch: rows of a calibration batch at once, at most; small batches make more of the same data.
         checkpoint: file to go on from and to write to every half a minute; by default one in the cache folder, which is
             removed at the end.
         device: `cpu`, `cuda`, or by default `cuda` where there is one.
@@ -48,10 +48,10 @@ class Recover:
 
     minutes: float | None = None
     epochs: int | None = None
-    lr: float = 0.01
+    lr: float = 0.005
     lora: int | None = None
     hidden: float = 1.0
-    batch: int = 32
+    batch: int = 8
     checkpoint: str | None = None
     device: str | None = None
 

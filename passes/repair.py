@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.infer import analyse
 from pruneopt.analysis.masks import mask_of
 from pruneopt.errors import UsageError
-from pruneopt.model import Model
+from pruneopt.model import Model, makers
 from pruneopt.passes.aim import aim_of
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.context import Context
@@ -109,7 +109,7 @@ def _weight(model: Model) -> int:
 def apply(model: Model, claim: Masked, refits: Iterable[tuple[Consumer, Refit]]) -> Model:
     """A copy of the pruned `model` with new weights, which come at full size and are cut by the claim's masks."""
     made = model.copy()
-    nodes = {t.name: node for node in made.graph.nodes for t in node.outputs}
+    nodes = makers(made.graph)
     for consumer, refit in refits:
         node = nodes[consumer.name]
         keeps = [mask_of(axis, claim.masks) for axis in consumer.use.axes]

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.axes import atoms
 from pruneopt.analysis.masks import mask_of, touched
 from pruneopt.arrays import Array, Feeds
+from pruneopt.model import makers
 from pruneopt.passes.aim import Aim, Targets
 from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.masked import Masked
@@ -81,7 +82,7 @@ class _Sequence:
         self.count = len(batches)
         masked, _ = list(claim.references())[-1]
         self.pruned = Stream(masked, context, batches)
-        self.nodes = {t.name: node for node in self.pruned.model.graph.nodes for t in node.outputs}
+        self.nodes = makers(self.pruned.model.graph)
         self.waiting = {c.name: c for c in find_consumers(claim.analysis) if not c.shared}
         self.junctions = {name: junction_of(c, claim) for name, c in self.waiting.items()}
         blind = any(map(self._is_blind, self.waiting.values()))

@@ -18,6 +18,7 @@ from pruneopt.passes.context import Context
 
 Made = tuple[Mapping[str, Array], dict[str, Any]]
 AT_ONCE = 1 << 28  # bytes of the original's outputs that are held together
+BLOCK = 1 << 16  # elements that are compared at once
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def fidelity(
             if not isinstance(value, np.ndarray) or made is None or value.dtype.kind not in "fV":
                 continue
             if value.size and made.shape == value.shape:  # a cache may hand less on
-                sums.setdefault(name, _Sums()).add(value.astype(np.float64), made.astype(np.float64))
+                sums.setdefault(name, _Sums()).add(value, made)
     return {name: total.figures() for name, total in sums.items()}
 
 
@@ -124,15 +125,21 @@ class _Sums:
         self.difference = self.norm = self.cosine = self.agree = self.count = 0.0
 
     def add(self, a: Array, b: Array) -> None:
-        a, b = np.nan_to_num(np.atleast_1d(a)), np.nan_to_num(np.atleast_1d(b))
+        size = a.shape[-1] if a.ndim else 1
+        a, b = a.reshape(-1, size), b.reshape(-1, size)
+        step = max(1, BLOCK // size)
+        for i in range(0, len(a), step):
+            self._add_rows(*(np.nan_to_num(each[i : i + step].astype(np.float64)) for each in (a, b)))
+
+    def _add_rows(self, a: Array, b: Array) -> None:
+        squares = np.einsum("ij,ij->i", a, a)
+        self.norm += float(squares.sum())
         self.difference += float(np.square(a - b).sum())
-        self.norm += float(np.square(a).sum())
-        rows_a, rows_b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
-        lengths = np.linalg.norm(rows_a, axis=1) * np.linalg.norm(rows_b, axis=1)
-        inner = (rows_a * rows_b).sum(axis=1)
+        lengths = np.sqrt(squares * np.einsum("ij,ij->i", b, b))
+        inner = np.einsum("ij,ij->i", a, b)
         self.cosine += float(np.where(lengths > 0, inner / np.where(lengths > 0, lengths, 1), 1.0).sum())
-        self.agree += float((rows_a.argmax(axis=1) == rows_b.argmax(axis=1)).sum())
-        self.count += len(rows_a)
+        self.agree += float((a.argmax(axis=1) == b.argmax(axis=1)).sum())
+        self.count += len(a)
 
     def figures(self) -> dict[str, float]:
         return {

@@ -23,19 +23,19 @@ def make_context(
     labels: Sequence[str] = (),
 ) -> Context:
     """What passes need to run on `model`: the ONNX Runtime backend, and inputs of two sizes that work."""
-    from pruneopt.analysis.bodies import main_tensors
     from pruneopt.analysis.observe import derived_tensors, observation, observe_bodies
     from pruneopt.backends.ort import OnnxRuntime
     from pruneopt.frontends.calibration import load_calibration
     from pruneopt.frontends.sizes import working_feeds
     from pruneopt.frontends.widen import widen, widen_feeds
+    from pruneopt.model import makers
     from pruneopt.passes.context import Context
     from pruneopt.passes.proof import comparison_points
     from pruneopt.passes.statistics.stream import portions
 
     progress("load")
     batches = load_calibration(calib, model, labels) if isinstance(calib, str) else list(calib or ())
-    backend, made, runnable = OnnxRuntime(), main_tensors(model.graph), widen(model)
+    backend, made, runnable = OnnxRuntime(), set(makers(model.graph)), widen(model)
     derived = derived_tensors(model.graph) & made
     points = made & {*comparison_points(model.graph), *(t.name for t in model.outputs)}
     trial = _Trial(model, backend.observer(runnable, derived | points))

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.cuts import Site
 from pruneopt.analysis.tokens import Tokens, same
 from pruneopt.arrays import Array, Feeds
-from pruneopt.model import Model
+from pruneopt.model import Model, makers
 from pruneopt.passes.context import Context
 from pruneopt.passes.length import tome, topk
 from pruneopt.passes.length.emit import Emit, order
@@ -44,7 +44,7 @@ class Shadow:
         names = [n for f in self.filled for d in f.decisions for n in d.values()] + [
             f.real for f in self.filled if f.real
         ]
-        made = {t.name for node in self.model.graph.nodes for t in node.outputs}
+        made = makers(self.model.graph)
         names = [name for name in names if name in made]  # what nothing needed is gone
         session = self.context.session(self.model, names, optimize=False) if names else None
         for run, feeds in enumerate(self.feeds):

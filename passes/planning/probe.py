@@ -14,7 +14,7 @@ import numpy as np
 
 from pruneopt.analysis.groups import Group
 from pruneopt.arrays import Array, Feeds
-from pruneopt.model import Model
+from pruneopt.model import Model, makers
 from pruneopt.passes.context import Context
 from pruneopt.passes.planning.curves import Curve
 from pruneopt.passes.planning.kinds import kinds_of
@@ -159,7 +159,7 @@ def reduced(group: Group, gone: Array, evidence: Evidence) -> Model:
     keep = np.ones(group.size, bool)
     keep[gone] = False
     model, _ = next(iter(Masked(evidence.analysis, {group.atom: keep}).references()))
-    nodes = {t.name: node for node in model.graph.nodes for t in node.outputs}
+    nodes = makers(model.graph)
     for view in evidence.views(group):
         node = nodes[view.consumer.name]
         weight, moved = _without(view, ~np.isin(view.entries, gone))

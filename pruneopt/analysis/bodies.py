@@ -48,11 +48,6 @@ def _own(body: gs.Graph) -> list[gs.Tensor]:
     return [t for t in (*body.inputs, *(t for n in body.nodes for t in n.outputs)) if t.name]
 
 
-def main_tensors(graph: gs.Graph) -> set[str]:
-    """Names of what the nodes of the main graph make."""
-    return {t.name for node in graph.nodes for t in node.outputs if t.name}
-
-
 def opened(model: Model) -> Model:
     """A copy with the nodes of all bodies also in the main graph, their tensors named `name//seen`."""
     copy = model.copy()

@@ -14,7 +14,7 @@ from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import Masks, mask_of
 from pruneopt.analysis.op import Use
 from pruneopt.arrays import Array
-from pruneopt.model import Model, values
+from pruneopt.model import Model, makers, values
 from pruneopt.passes.learning.masks.gates import gate_of, gated_uses
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import compress
@@ -41,7 +41,7 @@ def fold(small: Model, analysis: Analysis, masks: Masks, gates: Scores) -> Model
     import torch
 
     made = small.copy()
-    nodes = nodes_by_output(made)
+    nodes = makers(made.graph)
     tensors = {atom: torch.from_numpy(gate) for atom, gate in gates.items()}
     for use in gated_uses(analysis, list(gates)):
         partner = _partner(use, analysis)
@@ -58,18 +58,13 @@ def fold(small: Model, analysis: Analysis, masks: Masks, gates: Scores) -> Model
 def put(small: Model, analysis: Analysis, masks: Masks, weights: Mapping[str, Array]) -> Model:
     """A copy of the shrunk model with other weights, which come by name and at full size."""
     made = small.copy()
-    nodes = nodes_by_output(made)
+    nodes = makers(made.graph)
     for use in analysis.uses:
         if use.constant.name in weights and use.node.outputs[0].name in nodes:
             keeps = [mask_of(axis, masks) for axis in use.axes]
             new = compress(weights[use.constant.name], keeps)
             replace(made, nodes[use.node.outputs[0].name], use.slot, new)
     return made
-
-
-def nodes_by_output(model: Model) -> dict[str, gs.Node]:
-    """Every node of the main graph under the names of its outputs."""
-    return {t.name: node for node in model.graph.nodes for t in node.outputs}
 
 
 def replace(model: Model, node: gs.Node, slot: int, value: Array) -> None:
