@@ -18,6 +18,7 @@ from pruneopt.passes.exact.duplicates import merge_duplicates
 from pruneopt.passes.exact.identities import drop_dead, drop_identities
 from pruneopt.passes.exact.invariants import free_invariants
 from pruneopt.passes.exact.lookups import reshape_lookups
+from pruneopt.passes.exact.onehot import look_up_rows
 from pruneopt.passes.rewriting.shrink import shrink
 
 
@@ -27,7 +28,8 @@ class Simplify:
 
     1. Identity, inference-time Dropout, loop states that no step changes and Ifs with a known condition go.
     2. Tensors that depend on constants and static sizes only become constants, where that does not grow the file.
-    3. Reshape targets become constants with -1 and 0; looking up all rows in order is a Reshape.
+    3. Reshape targets become constants with -1 and 0; looking up all rows in order is a Reshape, and
+       a product with one-hot vectors is a lookup.
     4. Of nodes that compute the same from the same, one stays.
     5. BatchNormalization is folded into the Conv, ConvTranspose or Gemm before it.
     6. Nodes and constants that nothing uses go.
@@ -47,12 +49,13 @@ class Simplify:
         fold(small.graph, narrow(model, seen.static))
         settle_reshapes(small.graph, seen)
         reshape_lookups(small.graph, seen)
+        new = look_up_rows(small.graph, seen, small.opset())
         merge_duplicates(small.graph)
         fold_batchnorms(small.graph)
         drop_dead(small.graph)
         if _wiring(small) == _wiring(model):
             small = model
-        else:
+        elif not new:
             context.same_tensors(small, model)
         small = self._without_idle(small, context) if self.idle else small
         if small is model:

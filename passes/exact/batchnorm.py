@@ -47,8 +47,8 @@ def _fold(norm: gs.Node, linear: gs.Node, names: Names) -> None:
     bias = values(linear.inputs[2]).astype(np.float64) if len(linear.inputs) > 2 else np.zeros(())
     old_bias = linear.inputs[2] if len(linear.inputs) > 2 else norm.inputs[2]
     made = [
-        (_name(linear.inputs[1], names), _scaled(linear, weight.astype(np.float64), factor)),
-        (_name(old_bias, names), (bias - mean) * factor + shift),
+        (names.instead(linear.inputs[1], "folded"), _scaled(linear, weight.astype(np.float64), factor)),
+        (names.instead(old_bias, "folded"), (bias - mean) * factor + shift),
     ]
     linear.inputs = [
         linear.inputs[0],
@@ -58,11 +58,6 @@ def _fold(norm: gs.Node, linear: gs.Node, names: Names) -> None:
     norm.inputs.clear()
     norm.outputs.clear()
     linear.outputs[0] = result
-
-
-def _name(constant: gs.Constant, names: Names) -> str:
-    """The user's name, which is free when nothing else reads the constant; a new one otherwise."""
-    return str(constant.name) if len(constant.outputs) == 1 else names.new(f"{constant.name}_folded")
 
 
 def _scaled(linear: gs.Node, weight: Array, factor: Array) -> Array:

@@ -26,6 +26,10 @@ class Names:
         self._taken.add(name)
         return name
 
+    def instead(self, constant: gs.Constant, ending: str) -> str:
+        """For what takes a constant's place: the name that users know where nothing else reads it, or a new one."""
+        return str(constant.name) if len(constant.outputs) == 1 else self.new(f"{constant.name}_{ending}")
+
 
 def _tensors(graph: gs.Graph) -> list[gs.Tensor]:
     return [*graph.inputs, *graph.outputs, *(t for n in graph.nodes for t in (*n.inputs, *n.outputs))]
