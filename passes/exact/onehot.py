@@ -40,20 +40,21 @@ def look_up_rows(graph: gs.Graph, seen: Observation, opset: int) -> bool:
 
 
 def _hot(node: gs.Node, seen: Observation) -> Hot | None:
-    """What a product looks up, if it is a lookup."""
-    if node.op != "MatMul" or not isinstance(node.inputs[1], gs.Constant):
+    """What a product looks up, if it is a lookup; large weights of other products are not read."""
+    if node.op != "MatMul" or not isinstance(node.inputs[1], gs.Constant) or len(node.inputs[1].shape) != 2:
         return None
-    matrix, data = values(node.inputs[1]), node.inputs[0]
-    if matrix.ndim != 2 or matrix.dtype.kind != "f" or not np.isfinite(matrix).all():  # zero times infinity
-        return None
+    depth, data = node.inputs[1].shape[0], node.inputs[0]
     while data.inputs and data.inputs[0].op == "Cast":
         data = data.inputs[0].inputs[0]
     maker = data.inputs[0] if data.inputs else None
-    if maker is None or data.name not in seen.shapes:
+    if maker is None or maker.op not in ("Equal", "OneHot") or data.name not in seen.shapes:
+        return None
+    matrix = values(node.inputs[1])
+    if matrix.dtype.kind != "f" or not np.isfinite(matrix).all():  # zero times infinity
         return None
     if maker.op == "Equal":
-        return _compared(maker, len(matrix), seen)
-    return _chosen(maker, len(matrix), len(seen.shapes[data.name])) if maker.op == "OneHot" else None
+        return _compared(maker, depth, seen)
+    return _chosen(maker, depth, len(seen.shapes[data.name]))
 
 
 def _compared(equal: gs.Node, depth: int, seen: Observation) -> Hot | None:
