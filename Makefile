@@ -9,7 +9,7 @@ RUN     = $(BIN)/python -m
 .PHONY: help demo test slow extras lint format bench clean
 
 help:
-	@echo 'make demo    fetch a pretrained text recogniser, halve its MACs, check and compare it'
+	@echo 'make demo    fetch a pretrained text recogniser, halve its MACs, and let both read the same lines'
 	@echo 'make test    the test suite'
 	@echo 'make slow    the slow tests'
 	@echo 'make extras  the tests that need PyTorch, TVM or Jinja'
@@ -39,7 +39,11 @@ $(VENV)/.extras: pyproject.toml | $(BIN)/python
 	$(RUN) pip install --quiet --disable-pip-version-check --editable '.[dev,torch,tvm,report]'
 	@touch $@ $(VENV)/.dev $(VENV)/.user
 
-demo: $(VENV)/.user
+$(VENV)/.demo: $(VENV)/.user
+	$(RUN) pip install --quiet --disable-pip-version-check 'pillow>=10.1'
+	@touch $@
+
+demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev
