@@ -15,7 +15,8 @@ FILE = Path(__file__).parents[2] / "examples" / "lines.py"
 @pytest.fixture(scope="module")
 def lines() -> ModuleType:
     spec = importlib.util.spec_from_file_location("lines", FILE)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
