@@ -40,6 +40,8 @@ def candidates(
     layer: Layer, possible: list[int], n: int, lanes: int, limit: int, density: float = 0.2
 ) -> list[Schedule]:
     """At most `limit` schedules, those first that should be fastest; `n` is the number of rows or images."""
+    if layer.depthwise:
+        return _depthwise(layer)[:limit]
     every: list[Schedule] = []
     if layer.image is None:
         for block in possible:
@@ -103,6 +105,15 @@ def _lines(layer: Layer, block: int, lanes: int) -> list[Schedule]:
                     largest = max(each for _, each in Positions(layer, first, lanes).parts())
                     found += [replace(first, registers=largest, unroll=u) for u in (1, 2)]
     return found
+
+
+def _depthwise(layer: Layer) -> list[Schedule]:
+    """Lines that divide the image come first; tiles are as high as can be, or such that their lines stay in cache."""
+    assert layer.image is not None
+    high = layer.image.out[0]
+    rows = sorted(range(1, min(high, 8) + 1), key=lambda each: (high % each > 0, abs(each - 4)))
+    found = [Schedule("depthwise", 1, tile, each) for each in rows[:4] for tile in (min(high, 28), high)]
+    return list(dict.fromkeys(found))
 
 
 def _depths(inputs: int, size: int, step: int) -> set[int]:

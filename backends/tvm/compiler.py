@@ -14,6 +14,7 @@ import numpy as np
 from pruneopt.backends.tvm.layer import OFFSET_LIMIT, VERSION, Layer, Schedule, digest
 from pruneopt.backends.tvm.packing import Ints
 from pruneopt.backends.tvm.target import Target
+from pruneopt.backends.tvm.templates.depthwise import Depthwise
 from pruneopt.backends.tvm.templates.frame import kernel
 from pruneopt.backends.tvm.templates.outputs import Outputs
 from pruneopt.backends.tvm.templates.positions import Positions
@@ -23,7 +24,7 @@ from pruneopt.backends.tvm.templates.positions import Positions
 QUICK = {"tirx.disable_storage_rewrite": True, "tirx.disable_cse_tir": True}
 # Half the time of compiling, for arrays that are as small as can be already.
 SKIPPED = ["s_tir.CompactBufferAllocation"]
-TEMPLATES = {"outputs": Outputs, "positions": Positions}
+TEMPLATES = {"outputs": Outputs, "positions": Positions, "depthwise": Depthwise}
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,11 @@ class Layer:
     def taps(self) -> int:
         return self.image.kernel[0] * self.image.kernel[1] if self.image else 1
 
+    @property
+    def depthwise(self) -> bool:
+        """Whether it is a convolution of each channel by itself."""
+        return self.image is not None and self.channels == 1
+
     def plain(self) -> Layer:
         """The same without what hardly changes the knobs: the activation."""
         return replace(self, act=("", ()))

@@ -1,7 +1,8 @@
 """Where a graph multiplies by a weight that is mostly zeros: MatMul, Gemm and Conv, with what can be fused in.
 
-What a kernel cannot compute is left dense, with the reason. Known sizes are read off `sizes`: tensor name -> its
-size in each of a few runs; a size is known where the runs agree.
+Depthwise convolutions beside such a layer are found, too, zeros or not: run by the runtime, they would have the image
+put into another order before and back after. What a kernel cannot compute is left dense, with the reason. Known
+sizes are read off `sizes`: tensor name -> its size in each of a few runs; a size is known where the runs agree.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pruneopt.backends.tvm.packing import Floats
 from pruneopt.model import values
 
 MOST = 0.75  # share of non-zeros from which on no kernel can gain
-FEWEST = 1 << 10  # entries of a weight below which a call costs more than it saves
+FEWEST = 1 << 10  # multiplications for a row or an image below which a call costs more than it saves
 Sizes = Mapping[str, Sequence[Sequence[int]]]
 
 
@@ -55,6 +56,11 @@ class Site:
         """Share of the weight's entries that are not zero."""
         return np.count_nonzero(self.weight) / self.weight.size
 
+    @property
+    def sparse(self) -> bool:
+        """Whether there are so many zeros that a kernel may gain by them."""
+        return self.density <= MOST
+
 
 def find(graph: gs.Graph, sizes: Sizes) -> tuple[list[Site], dict[str, str]]:
     """The sparse layers of the main graph in its order, and for others with zeros why they stay: node -> reason."""
@@ -66,7 +72,10 @@ def find(graph: gs.Graph, sizes: Sizes) -> tuple[list[Site], dict[str, str]]:
         if not isinstance(weight, gs.Constant) or weight.dtype != np.float32:
             continue
         array = np.asarray(values(weight))
-        if array.size < FEWEST or np.count_nonzero(array) > MOST * array.size:
+        depthwise = node.op == "Conv" and array.ndim > 2 and array.shape[1] == 1
+        if not depthwise and np.count_nonzero(array) > MOST * array.size:
+            continue
+        if array.size * _pixels(node, sizes) < FEWEST:
             continue
         try:
             site = READERS[node.op](node, array, sizes)
@@ -74,7 +83,15 @@ def find(graph: gs.Graph, sizes: Sizes) -> tuple[list[Site], dict[str, str]]:
             found.append(site)
         except Left as reason:
             left[node.name or node.outputs[0].name] = str(reason)
+    made, read = ({id(getattr(site, end)) for site in found if site.sparse} for end in ("y", "x"))
+    found = [site for site in found if site.sparse or id(site.x) in made or id(site.y) in read]
     return found, left
+
+
+def _pixels(node: gs.Node, sizes: Sizes) -> int:
+    """Positions of a convolution's output, as far as they are known; 1 of a product."""
+    shapes = sizes.get(node.outputs[0].name, ())
+    return int(np.prod(shapes[-1][2:])) if node.op == "Conv" and len(shapes) else 1
 
 
 def _matmul(node: gs.Node, array: Floats, sizes: Sizes) -> Site:
@@ -111,8 +128,6 @@ def _conv(node: gs.Node, array: Floats, sizes: Sizes) -> Site:
     groups = int(node.attrs.get("group", 1))
     if array.ndim != 4:
         raise Left("it is not a convolution over two dimensions")
-    if array.shape[1] == 1:
-        raise Left("it is depthwise")
     before, after = sizes.get(x.name, ()), sizes.get(y.name, ())
     spatial = {(tuple(a[2:]), tuple(b[2:])) for a, b in zip(before, after, strict=True)}
     if len(spatial) != 1:

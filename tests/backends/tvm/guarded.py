@@ -65,6 +65,8 @@ def random_layer(rng: random.Random) -> Layer:
     out = [max(1, (size[i] + 2 * padding[i] - reach[i]) // strides[i] + 1) for i in (0, 1)]
     size = max(size[0], reach[0]), max(size[1], reach[1])
     image = Image(size, (out[0], out[1]), kernel, strides, padding, dilations)
+    if rng.random() < 0.2:
+        return Layer(kernel[0] * kernel[1], rng.choice([1, 1, 2]), rng.randint(1, 40), image, act)
     channels = rng.randint(1, 12)
     return Layer(channels * kernel[0] * kernel[1], rng.randint(1, 40), rng.choice([1, 1, 2, 3]), image, act)
 
@@ -76,6 +78,8 @@ def random_schedule(rng: random.Random, layer: Layer) -> Schedule:
         rows = rng.choice([1, 3, 4, 6, 8])
         return Schedule("outputs", block, rows * rng.choice([1, 2]), rows, unroll=rng.choice([1, 2]))
     tile = rng.choice([1, 2, 3, 16, 33, 64])
+    if layer.depthwise and rng.random() < 0.9:
+        return Schedule("depthwise", 1, tile, rng.choice([1, 2, 3, 4, 7, 8]))
     depth, span = rng.choice([0, 1, 5, 16]), rng.choice([0, 1, 3])
     registers, unroll, mixed = (
         rng.choice([1, 2, 3]),

@@ -50,6 +50,22 @@ def convolutional() -> Model:
     )
 
 
+def separable() -> Model:
+    """A depthwise convolution without zeros between two pointwise ones, and one that no sparse layer is beside."""
+    return model(
+        "(float[b, 8, 15, 14] x) => (float[b, 32, 8, 7] y) { g = Conv <group = 8, pads = [1, 1, 1, 1]> (x, a) "
+        "e = Exp(g) h = Conv(e, p) i = Clip(h, lo, hi) j = Conv <group = 64, pads = [1, 1, 1, 1], "
+        "strides = [2, 2]> (i, d, c) k = Clip(j, lo, hi) y = Conv(k, q) }",
+        a=RNG.standard_normal((8, 1, 3, 3)).astype(np.float32) / 9,
+        p=sparse((64, 8, 1, 1), 16, 0.3),
+        d=RNG.standard_normal((64, 1, 3, 3)).astype(np.float32),
+        q=sparse((32, 64, 1, 1), 1, 0.2),
+        c=RNG.standard_normal(64).astype(np.float32),
+        lo=np.float32(0),
+        hi=np.float32(6),
+    )
+
+
 def twice() -> Model:
     """Two layers of one shape that share a kernel, but not how many non-zeros they have."""
     return model(

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("tvm", reason="sparse kernels are compiled by TVM")
 
+from pruneopt.backends.ort import Observer
 from pruneopt.backends.session import Session
 from pruneopt.backends.tvm.compiler import Plan
 from pruneopt.backends.tvm.layer import Layer, Schedule
@@ -24,7 +25,7 @@ from pruneopt.model import Model
 from pruneopt.runtime import session
 from pruneopt.tune import tune
 from tests.backends.tvm.guarded import failures
-from tests.backends.tvm.nets import RNG, convolutional, model, perceptron, sparse
+from tests.backends.tvm.nets import RNG, convolutional, model, perceptron, separable, sparse
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +83,14 @@ def test_many_threads_share_a_session(written: tuple[Model, Path]) -> None:
     assert not wrong
 
 
-def test_images(tmp_path: Path) -> None:
-    dense = convolutional()
+@pytest.mark.parametrize(
+    ("dense", "image", "layers"), [(convolutional(), (16, 14, 14), 2), (separable(), (8, 15, 14), 3)]
+)
+def test_images(tmp_path: Path, dense: Model, image: tuple[int, ...], layers: int) -> None:
     report = tune(dense, tmp_path / "out.onnx", trials=1, gate=False, cache=tmp_path / "records", threads=2)
-    assert sum(len(row["layers"]) for row in report["kernels"]) == 2
+    assert sum(len(row["layers"]) for row in report["kernels"]) == layers
     for batch in (1, 3):
-        x = RNG.standard_normal((batch, 16, 14, 14)).astype(np.float32)
+        x = RNG.standard_normal((batch, *image)).astype(np.float32)
         found = session(tmp_path / "out.onnx").run(None, {"x": x})[0]
         np.testing.assert_allclose(found, Session(dense).run({"x": x})["y"], rtol=1e-4, atol=1e-4)
 
@@ -156,6 +159,15 @@ def test_what_cannot_be_computed_is_left_with_a_reason() -> None:
         "the height and width of its input are not fixed",
         "the weight is a stack of matrices",
     ]
+
+
+def test_depthwise_convolutions_are_found_beside_sparse_layers_alone() -> None:
+    made = separable()
+    shapes, _ = Observer(made).run({"x": np.ones((1, 8, 15, 14), np.float32)})
+    found, left = find(made.graph, {name: [shape] for name, shape in shapes.items()})
+    assert [site.node.outputs[0].name for site in found] == ["h", "j", "y"]
+    assert [site.sparse for site in found] == [True, False, True]
+    assert not left
 
 
 def test_a_model_without_zeros_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pruneopt.backends.tvm.whole import opened
 from pruneopt.runtime import session
 from pruneopt.tune import tune
 from tests.backends.tvm.guarded import random_layer, random_schedule, random_weight, reference
-from tests.backends.tvm.nets import RNG, convolutional, perceptron, twice
+from tests.backends.tvm.nets import RNG, convolutional, perceptron, separable, twice
 
 
 def test_the_fallback_runs_without_the_library_and_gives_way_to_it(tmp_path: Path) -> None:
@@ -84,7 +84,12 @@ def test_the_fallback_of_random_kernels_is_what_they_compute(number: int) -> Non
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_whole_model_without_onnxruntime(tmp_path: Path, threads: int) -> None:
-    nets = ((perceptron(), (2, 20, 96)), (convolutional(), (2, 16, 14, 14)), (twice(), (3, 64)))
+    nets = (
+        (perceptron(), (2, 20, 96)),
+        (convolutional(), (2, 16, 14, 14)),
+        (separable(), (2, 8, 15, 14)),
+        (twice(), (3, 64)),
+    )
     for number, (dense, shape) in enumerate(nets):
         x = RNG.standard_normal(shape).astype(np.float32)
         out = tmp_path / f"{number}.so"
