@@ -28,7 +28,6 @@ from pruneopt.passes.width import Width
 
 AXES = ("depth", "length", "width")
 FEW = 8  # batches on which options are weighed
-ROUNDS = 3  # of width, until what it leaves is within the budget
 PATIENCE = 3.0  # times the damage of the best so far: what is predicted to do more is not carried out
 
 
@@ -124,38 +123,25 @@ class Joint(Budgeted):
 
 
 def _carried_out(plan: Plan, predicted: float, wide: bool, scale: Scale, judge: Trial) -> Tried:
-    """Blocks first, then tokens; width gets what is left of each budget then, where it may; the result is repaired."""
+    """Blocks first, then tokens; width sees to what the budgets still ask for, where it may; the result is repaired."""
     context, tried = scale.context, Tried(plan, predicted)
     context.claim = context.aim = None  # those of another plan say nothing of this one
     context.progress(f"try {plan.words()}")
     try:
-        model = _run((*plan.depth.passes, *plan.length.passes), scale.model, tried, context)
+        model = _run(plan.depth.passes, scale.model, tried, context)
+        model = _run(plan.length.behind(scale.left(model)), model, tried, context)
         tried.plan = replace(plan, rest=scale.rest(scale.shares(model)))
         if min(tried.plan.rest.values()) < 1 - SLACK:
             if not wide:
                 raise PruneoptError("together they do not meet the budget, and width takes no part")
-            model = _narrowed(model, tried, scale)
-        else:
-            model = _run((Repair(),), model, tried, context)
+            budgets: dict[str, Any] = scale.budgets
+            model = _run((Width(**budgets),), model, tried, context)
+        model = _run((Repair(),), model, tried, context)
     except PruneoptError as error:
         tried.why = str(error)
         return tried
     tried.model, tried.shares, tried.damage = model, scale.shares(model), judge.damage(model)
     return tried
-
-
-def _narrowed(model: Model, tried: Tried, scale: Scale) -> Model:
-    """What width makes of the rest, repaired; it plans on a turned model, which may cost a little more at first."""
-    context, done = scale.context, list(tried.passes)
-    rest: dict[str, Any] = tried.plan.rest
-    for _ in range(ROUNDS):
-        tried.passes = list(done)
-        small = _run((Width(**rest),), model, tried, context)
-        over = scale.over(small)
-        if over <= 1 + SLACK:
-            return _run((Repair(),), small, tried, context)
-        rest = {name: share if name == "latency" else share / over for name, share in rest.items()}
-    raise PruneoptError(f"width does not reach the rest of the budget: {over - 1:.1%} are missing")
 
 
 def _run(passes: Sequence[Pass], model: Model, tried: Tried, context: Context) -> Model:

@@ -26,7 +26,7 @@ from pruneopt.passes.learning.masks.path import Found, load_path, save_path, usu
 from pruneopt.passes.learning.masks.search import search
 from pruneopt.passes.learning.net import require_torch
 from pruneopt.passes.options import Budgeted, check_names, check_share
-from pruneopt.passes.planning.costs import limits
+from pruneopt.passes.planning.costs import limits, met, whole_costs
 from pruneopt.passes.planning.kinds import KINDS, kinds_of
 from pruneopt.passes.planning.ranked import ranked
 from pruneopt.passes.planning.tally import Limit
@@ -94,6 +94,8 @@ class Learn(Budgeted):
     def run(self, model: Model, context: Context) -> Outcome:
         """Search, or read a search; choose; rewrite."""
         require_torch("learn")
+        if met(self.budgets, model, context):
+            return Outcome(model, {"note": "learn: the model was within the budget already"})
         analysis = analyse(model, context.observation(model), context.keep)
         kinds = kinds_of(find_groups(analysis), analysis)
         groups = [g for g in kinds if self._wants(g, kinds[g], analysis)]
@@ -101,7 +103,7 @@ class Learn(Budgeted):
             raise PruneoptError(
                 f"learn: no group of the kinds {'+'.join(self._axes())} can have gates; see 'pruneopt inspect'"
             )
-        fixed = limits(analysis, self.budgets)
+        fixed = limits(analysis, self.budgets, whole_costs(model, context))
         targets = within(groups, fixed, self.align, self.floor)
         found, said = self._found(analysis, groups, kinds, targets, fixed, context)
         start = find_method(self.method)

@@ -14,6 +14,7 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.context import Context
 from pruneopt.passes.joint import Joint
+from pruneopt.passes.planning.costs import shares_of
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.statistics.damage import Outputs, outputs
@@ -48,8 +49,9 @@ class Tolerance:
 
     def run(self, model: Model, context: Context) -> Outcome:
         """The smallest outcome that is within the tolerance, or the model as it is."""
-        best = Outcome(model, {"macs": 1.0})
-        search = _Search(self.error)
+        own = shares_of(model, context)["macs"]
+        best = Outcome(model, {"macs": own})
+        search = _Search(self.error, own / 2, high=own)
         dense: list[Outputs] = []
         while search.goes_on():
             found = None
@@ -99,24 +101,24 @@ class _Search:
 
     error: float
     at: float = 0.5
-    _low: float = 0.0
-    _high: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
     _left: int = field(default=STEPS)
 
     def goes_on(self) -> bool:
         """Whether another share is worth trying."""
-        return self._left > 0 and self._high - self._low > CLOSE
+        return self._left > 0 and self.high - self.low > CLOSE
 
     def take(self, distance: float | None, entry: Mapping[str, Any]) -> None:
         """What came of the current share: a distance, None where it cannot be reached."""
         fits = distance is not None and distance <= self.error
-        self._low, self._high = (self._low, self.at) if fits else (self.at, self._high)
+        self.low, self.high = (self.low, self.at) if fits else (self.at, self.high)
         self._left = 0 if fits and (distance or 0.0) >= NEAR * self.error else self._left - 1
         wanted = None if distance is None else self._predicted(distance, entry.get("trade_off", ()))
-        width = self._high - self._low
+        width = self.high - self.low
         edge = min(max(CLOSE, width / 8), width / 2)
-        middle = (self._low + self._high) / 2
-        self.at = middle if wanted is None else float(np.clip(wanted, self._low + edge, self._high - edge))
+        middle = (self.low + self.high) / 2
+        self.at = middle if wanted is None else float(np.clip(wanted, self.low + edge, self.high - edge))
 
     def _predicted(self, distance: float, trade_off: Any) -> float | None:
         """The share whose damage is as much less or more as the squared distance should be."""

@@ -25,7 +25,7 @@ from pruneopt.passes.learning.gradients import gradients
 from pruneopt.passes.options import Budgeted, check_names, check_share
 from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.planning.confirm import confirmed
-from pruneopt.passes.planning.costs import limits
+from pruneopt.passes.planning.costs import limits, met, whole_costs
 from pruneopt.passes.planning.kinds import KINDS, kinds_of
 from pruneopt.passes.planning.latency import Stopwatch
 from pruneopt.passes.planning.measured import foreseen, plan, survey, told
@@ -103,6 +103,8 @@ class Width(Budgeted):
 
     def run(self, model: Model, context: Context) -> Outcome:
         """Analyse, plan, select and rewrite; a plan that nobody asked for must be better than a simple one."""
+        if self.ratio is None and met(self.budgets, model, context):
+            return Outcome(model, {"note": "width: the model was within the budget already"})
         made = self._carried_out(model, context)
         if not self._has_rival(context):
             return made
@@ -114,17 +116,26 @@ class Width(Budgeted):
         chosen_here = self.criterion is None and self.plan is None and self._measures(context)
         return chosen_here and self.against != "none" and min(self.budgets.values()) < 1
 
-    def _carried_out(self, model: Model, context: Context) -> Outcome:
-        turned, said_before = self._turned(model, context)
+    def trade_off(self, model: Model, context: Context) -> list[dict[str, float]]:
+        """What each share of the costs is predicted to do, from the whole model down; see `planning.measured`."""
+        _, analysis, groups, evidence = self._seen(model, context)
+        points: list[dict[str, float]] = self._told(analysis, groups, evidence, context).get("trade_off", [])
+        return points
+
+    def _seen(self, model: Model, context: Context) -> tuple[dict[str, Any], Analysis, list[Group], Evidence]:
+        """What a plan is made of, looked at once per run, and what there is to say of the basis."""
+        turned, said = self._turned(model, context)
         study = (self.coupled, self.only, self.axes, self.criterion, self.loss, self._measures(context))
-        key = (id(turned), *study)
-        analysis, groups, evidence = context.once(key, lambda: self._study(turned, context))
+        found = context.once((id(turned), *study), lambda: self._study(turned, context))
+        return said, *found
+
+    def _carried_out(self, model: Model, context: Context) -> Outcome:
+        said_before, analysis, groups, evidence = self._seen(model, context)
         if context.calibration:
             batches = context.calibration
             evidence.learn = lambda: gradients(analysis.model, batches, self.loss, context.seed)
             evidence.look = lambda names: context.session(analysis.model, names).run(batches[0])
-        before = analyse(model, context.sizes(model)) if turned is not model else analysis
-        kept, said = self._kept(analysis, before, groups, evidence, context)
+        kept, said = self._kept(analysis, groups, evidence, context)
         if self._measures(context):
             said |= {"foreseen": foreseen(groups, kept, evidence)}
         masks = self._select(groups, kept, evidence)
@@ -180,20 +191,13 @@ class Width(Budgeted):
         return any(fnmatchcase(name, self.only) for name in names)
 
     def _kept(
-        self,
-        analysis: Analysis,
-        before: Analysis,
-        groups: Sequence[Group],
-        evidence: Evidence,
-        context: Context,
+        self, analysis: Analysis, groups: Sequence[Group], evidence: Evidence, context: Context
     ) -> tuple[dict[Axis, int], dict[str, Any]]:
-        """How many entries of each atom stay, and what there is to say of how that was found.
-
-        Budgets are shares of the model as it came, of which there is an analysis `before` it was turned.
-        """
+        """How many entries of each atom stay, and what there is to say of how that was found."""
         if self.ratio is not None:
             return share(leaders(groups), self.ratio, self.align, self.floor), {}
-        fixed = limits(analysis, {n: v for n, v in self.budgets.items() if n != "latency"}, before)
+        counted = {n: v for n, v in self.budgets.items() if n != "latency"}
+        fixed = limits(analysis, counted, whole_costs(analysis.model, context))
 
         def solve(more: Sequence[Limit] = ()) -> dict[Axis, int]:
             return self._planned(groups, [*fixed, *more], evidence, context)
@@ -238,7 +242,7 @@ class Width(Budgeted):
             frozen = {"frozen": inspect_analysis(analysis).frozen()}
             if not evidence.rates:
                 return frozen
-            known = limits(analysis, {"macs": 1.0})
+            known = limits(analysis, {"macs": 1.0}, whole_costs(analysis.model, context))
             if self.latency is not None:
                 known.append(self._watch(analysis, groups, context).limit(1.0))
             return frozen | told(groups, known, evidence, self.align, self.floor)

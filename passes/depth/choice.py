@@ -45,7 +45,7 @@ def choose(study: Study, sets: Sequence[list[Block]], wanted: Wanted) -> Choice:
 
 
 def _choose(study: Study, units: Sequence[Block], wanted: Wanted) -> Choice:
-    name, costs = wanted.criterion, Costs(study.blocks, wanted.mapped)
+    name, costs = wanted.criterion, Costs(study.blocks, study.context, wanted.mapped)
     count = wanted.drop if wanted.ratio is None else round((1 - wanted.ratio) * len(units))
     goal = Goal(count, wanted.budgets)
     study.context.progress(f"score {len(units)} blocks ({name})")
@@ -65,6 +65,6 @@ def _curve(path: Sequence[tuple[Block, float]], costs: Costs) -> list[dict[str, 
     """What is left of the multiply-accumulates, and the damage, as one block goes after the other."""
     gone = [block for block, _ in path]
     return [
-        {"block": block.name, "macs": 1 - costs.saved("macs", gone[: i + 1]), "damage": damage}
+        {"block": block.name, "macs": costs.left("macs", gone[: i + 1]), "damage": damage}
         for i, (block, damage) in enumerate(path)
     ]

@@ -175,7 +175,7 @@ class Depth(Budgeted):
     def _rewrite(
         self, blocks: Blocks, dropped: Sequence[Block], context: Context, entry: dict[str, Any]
     ) -> Outcome:
-        model, costs = blocks.analysis.model, Costs(blocks)
+        model, costs = blocks.analysis.model, Costs(blocks, context)
         dropped = sorted(outermost(dropped), key=lambda b: blocks.flow.maker[b.exit])
         listed = [
             {"name": b.name, "entry": b.entry, "exit": b.exit, "macs": costs.saved("macs", [b])}

@@ -9,8 +9,10 @@ from math import prod
 from pruneopt.analysis.axes import volume
 from pruneopt.analysis.blocks import Block, Blocks, Term
 from pruneopt.errors import PruneoptError
+from pruneopt.passes.context import Context
 from pruneopt.passes.depth.judge import last_of_runs
 from pruneopt.passes.depth.study import feature_dimension
+from pruneopt.passes.planning.costs import shares_of, whole_costs
 
 Damage = Callable[[Sequence[Block]], float]
 
@@ -21,7 +23,7 @@ class Goal:
 
     Attributes:
         count: blocks to drop; nothing where a share is meant.
-        shares: cost -> share of it to keep at most (`macs`, `params`).
+        shares: cost -> share of the user's model's to keep at most (`macs`, `params`).
     """
 
     count: int | None
@@ -29,25 +31,28 @@ class Goal:
 
 
 class Costs:
-    """Costs saved by dropping blocks, as shares of the whole model's, at the larger observed input size.
+    """Costs saved by dropping blocks, as shares of those of the model that the user gave.
 
     Attributes:
         mapped: each run of dropped blocks gets a linear map in its place, which costs something itself.
     """
 
-    def __init__(self, blocks: Blocks, mapped: bool = False) -> None:
+    def __init__(self, blocks: Blocks, context: Context, mapped: bool = False) -> None:
         self.blocks = blocks
         self.mapped = mapped
+        self.own, self.whole = (of(blocks.analysis.model, context) for of in (shares_of, whole_costs))
         self._maps: dict[str, dict[str, int]] = {}
         self.terms = {"macs": blocks.macs_terms, "params": blocks.params_terms}
-        everything = set(range(len(blocks.flow.nodes)))
-        self.whole = {name: max(_volume(terms(everything)), 1) for name, terms in self.terms.items()}
 
     def saved(self, cost: str, dropped: Sequence[Block]) -> float:
         """Share of a cost that goes with these blocks together."""
         gone = _volume(self.terms[cost](self.blocks.removed(dropped)))
         added = sum(self._map(block)[cost] for block in last_of_runs(dropped)) if self.mapped else 0
-        return (gone - added) / self.whole[cost]
+        return (gone - added) / max(self.whole[cost], 1)
+
+    def left(self, cost: str, dropped: Sequence[Block]) -> float:
+        """Share of a cost that is left without these blocks."""
+        return self.own[cost] - self.saved(cost, dropped)
 
     def _map(self, block: Block) -> dict[str, int]:
         """What a linear map of a block's features costs."""
@@ -62,7 +67,7 @@ class Costs:
         """How much is still to go, 0 where the goal is met: blocks, or the largest excess over a share."""
         if goal.count is not None:
             return float(max(0, goal.count - len(dropped)))
-        over = (1 - self.saved(cost, dropped) - share for cost, share in goal.shares.items())
+        over = (self.left(cost, dropped) - share for cost, share in goal.shares.items())
         return max(0.0, *(excess if excess > 1e-9 else 0.0 for excess in over))
 
 
@@ -132,7 +137,7 @@ def _check(goal: Goal, costs: Costs, dropped: Sequence[Block], count: int) -> No
         raise PruneoptError(
             f"depth: {goal.count} blocks are to go, but only {count} can; see 'pruneopt inspect'"
         )
-    least = {c: 1 - costs.saved(c, dropped) for c in goal.shares}
+    least = {c: costs.left(c, dropped) for c in goal.shares}
     words = " and ".join(f"{c} cannot go below {share:.3f} of the input's" for c, share in least.items())
     raise PruneoptError(
         f"depth: the budget cannot be met: {words} with all {count} blocks gone that can go; "

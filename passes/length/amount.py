@@ -24,7 +24,7 @@ HALVINGS = 12  # of the interval of shares
 
 @dataclass(frozen=True)
 class Amount:
-    """What was asked for; see `Length`."""
+    """What was asked for; see `Length`. `macs` is a share of what the graph at hand takes."""
 
     method: str
     keep: float | None = None

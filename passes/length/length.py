@@ -27,6 +27,7 @@ from pruneopt.passes.length.rewriting import entry_of, rewrite
 from pruneopt.passes.length.schedule import stages_of
 from pruneopt.passes.length.shadow import Shadow
 from pruneopt.passes.options import check_names, check_share
+from pruneopt.passes.planning.costs import shares_of
 from pruneopt.passes.proof import prove
 
 MERGING = ("tome", "topk", "static")
@@ -113,12 +114,15 @@ class Length:
         Raises:
             PruneoptError: neither is possible; the message says why.
         """
+        macs = None if self.macs is None else self.macs / (shares_of(model, context)["macs"] or 1.0)
+        if macs is not None and macs >= 1:
+            return Outcome(model, {"note": "length: the model was within the budget already"})
         if self.trim:
             return without_padding(model, context)
         if self.context is not None:
             return within(model, Budget(self.context, self.sinks), context)
         if self._places:
-            return self._smaller(model, context)
+            return self._smaller(model, macs, context)
         context = long_enough(model, context)
         plain = opened(model, context)
         if plain is not model:
@@ -129,14 +133,14 @@ class Length:
         refused += dropped
         if not marked.groups:
             raise PruneoptError(sentence(refused), refused=[str(r) for r in refused])
-        amount = Amount(self.method, self.keep, self.left, self.r, self.macs, self.falling)
+        amount = Amount(self.method, self.keep, self.left, self.r, macs, self.falling)
         short, filled = rewrite(tokens, marked, amount.plans(tokens, marked, context))
         entry = {"sites": [entry_of(f) for f in filled], "refused": [str(r) for r in refused]}
         return Outcome(short, entry, Shadow(short, tokens, filled, tokens.analysis.seen.feeds, context))
 
-    def _smaller(self, model: Model, context: Context) -> Outcome:
-        if self.macs is not None:
-            outcome, inside = within_budget(model, self.method, self.macs, context)
+    def _smaller(self, model: Model, macs: float | None, context: Context) -> Outcome:
+        if macs is not None:
+            outcome, inside = within_budget(model, self.method, macs, context)
         else:
             outcome, inside = fewer_places(model, self._places, context)
         if self.inputs:

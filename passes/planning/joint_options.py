@@ -7,9 +7,8 @@ batches. Damages of several axes add up, and shares multiply, as far as they are
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import inf
-from typing import Any
+from dataclasses import dataclass, field, replace
+from math import inf, prod
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from pruneopt.passes.depth.depth import trial_batches
 from pruneopt.passes.depth.select import Costs, Goal, greedy
 from pruneopt.passes.depth.study import Study
 from pruneopt.passes.length import UNASKED, Length
-from pruneopt.passes.planning.costs import limits
+from pruneopt.passes.planning.costs import latency_of, shares_of
 from pruneopt.passes.statistics.damage import damage, distributions, outputs
 from pruneopt.passes.width import Width
 
@@ -40,9 +39,9 @@ class Option:
 
     Attributes:
         name: for readers.
-        passes: that do it.
+        passes: that do it to the model by itself.
         damage: at the outputs, by itself; see `statistics.damage`.
-        shares: of each budget's cost that is left.
+        shares: of each budget's cost that is left by it alone.
     """
 
     name: str = "whole"
@@ -50,49 +49,51 @@ class Option:
     damage: float = 0.0
     shares: Mapping[str, float] = field(default_factory=dict)
 
+    def behind(self, left: float) -> tuple[Pass, ...]:
+        """The passes behind others that have left a share of the model's own multiply-accumulates."""
+        return tuple(
+            replace(each, macs=each.macs * left) if isinstance(each, Length) and each.macs else each
+            for each in self.passes
+        )
+
 
 class Scale:
-    """Costs of models as shares of the first one's.
+    """Costs of models as shares of those of the model that the user gave.
 
     Attributes:
-        model: the whole one.
+        model: that is planned for.
         budgets: name of each budget and the share to keep at most.
+        own: what the model has left of each cost, before anything is planned.
     """
 
     def __init__(self, model: Model, budgets: Mapping[str, float], context: Context) -> None:
         self.model, self.budgets, self.context = model, dict(budgets), context
-        self._whole = self._costs(model)
+        self.own = shares_of(model, context) | self.shares(model)
 
     def shares(self, model: Model) -> dict[str, float]:
         """What is left of each budget's cost."""
-        if model is self.model:
-            return dict.fromkeys(self.budgets, 1.0)
-        found = self._static(model)
+        found = {
+            name: share for name, share in shares_of(model, self.context).items() if name in self.budgets
+        }
         if "latency" in self.budgets:
-            feeds, threads = self.context.feeds[-1], self.context.threads
-            found["latency"] = self.context.backend.compare(self.model, model, feeds, threads)[
-                1
-            ].ratio_to_first
+            found["latency"] = latency_of(model, self.context.feeds[-1], self.context)
         return found
 
-    def over(self, model: Model) -> float:
-        """The largest cost, times its budget; latency, which width confirms itself, is left out."""
-        return max((s / self.budgets[n] for n, s in self._static(model).items()), default=0.0)
+    def left(self, model: Model) -> float:
+        """What is left of the model's own multiply-accumulates."""
+        return shares_of(model, self.context)["macs"] / (self.own["macs"] or 1.0)
 
     def rest(self, *left: Mapping[str, float]) -> dict[str, float]:
-        """What width may keep of each cost when others have left these shares; 1 where it may keep all."""
+        """What width may keep of what others leave, which by themselves have left these shares; 1 where it is all."""
         return {
-            name: min(1.0, share / (float(np.prod([each.get(name, 1.0) for each in left])) or 1.0))
+            name: min(1.0, share / (self._together(name, left) or 1.0))
             for name, share in self.budgets.items()
         }
 
-    def _static(self, model: Model) -> dict[str, float]:
-        return {name: cost / (self._whole[name] or 1.0) for name, cost in self._costs(model).items()}
-
-    def _costs(self, model: Model) -> dict[str, float]:
-        static = {name: 1.0 for name in self.budgets if name != "latency"}
-        analysis = analyse(model, self.context.sizes(model))
-        return {limit.name: limit.whole for limit in limits(analysis, static)}
+    def _together(self, name: str, left: Sequence[Mapping[str, float]]) -> float:
+        """The share of a cost that is left by all together, as far as what is saved multiplies."""
+        own = self.own[name]
+        return own * prod(each.get(name, own) / (own or 1.0) for each in left)
 
 
 class Trial:
@@ -146,9 +147,9 @@ def _without(dropped: Sequence[Block], study: Study, scale: Scale) -> Option:
 
 def _path(study: Study, units: Sequence[Block], budgets: Mapping[str, float]) -> Iterator[list[Block]]:
     """The sets on the greedy way to the budgets, and the last one without what it did not need."""
-    costs = Costs(study.blocks)
+    costs = Costs(study.blocks, study.context)
     wanted = {n: s for n, s in budgets.items() if n in costs.terms} or {"macs": min(budgets.values())}
-    goal = Goal(None, {n: max(s, 1 - costs.saved(n, units)) for n, s in wanted.items()})
+    goal = Goal(None, {n: max(s, costs.left(n, units)) for n, s in wanted.items()})
     known = {unit.name: unit for unit in units}
     dropped, curve = greedy(units, study.damage, goal, costs)
     for i in range(len(curve)):
@@ -166,7 +167,7 @@ def length_options(scale: Scale, trial: Trial) -> tuple[list[Option], dict[str, 
     Raises:
         PruneoptError: no method is possible, and why.
     """
-    asked = [share for name, share in scale.budgets.items() if name in SHORTENED]
+    asked = [share for name, share in scale.rest().items() if name in SHORTENED]
     if not asked:
         raise PruneoptError(f"length: fewer tokens save none of {', '.join(scale.budgets)}")
     goals = [1 - step * (1 - min(asked)) for step in STEPS]
@@ -190,14 +191,16 @@ def length_options(scale: Scale, trial: Trial) -> tuple[list[Option], dict[str, 
 
 def _shortened(method: str, share: float, scale: Scale, trial: Trial) -> Option:
     scale.context.progress(f"length: {method}, {share:.2f} of the multiply-accumulates")
-    each = Length(macs=share, method=method)
+    each = Length(macs=share * scale.own["macs"], method=method)
     short = each.run(scale.model, scale.context).model
     return Option(f"{method} {share:.2f}", (each,), trial.damage(short), scale.shares(short))
 
 
 @dataclass(frozen=True)
 class WidthCurve:
-    """The damage that width predicts at each share of the multiply-accumulates; shape [points] each, from 1 down."""
+    """The damage that width predicts at each share of the model's own multiply-accumulates; shape [points] each, from
+    1 down.
+    """
 
     shares: tuple[float, ...]
     damage: tuple[float, ...]
@@ -218,8 +221,8 @@ def width_curve(model: Model, context: Context) -> WidthCurve:
     Raises:
         PruneoptError: no width can go.
     """
-    entry: dict[str, Any] = Width(macs=1.0, plan="measured").run(model, context).entry
-    points = entry.get("trade_off", [])
+    points = Width(macs=1.0, plan="measured").trade_off(model, context)
     if len(points) < 2:
         raise PruneoptError("width: no group of channels can be pruned; see 'pruneopt inspect'")
-    return WidthCurve(tuple(p["macs"] for p in points), tuple(p["damage"] for p in points))
+    whole = points[0]["macs"]
+    return WidthCurve(tuple(p["macs"] / whole for p in points), tuple(p["damage"] for p in points))

@@ -21,7 +21,7 @@ from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.planning.alone import cut_out
-from pruneopt.passes.planning.costs import limits
+from pruneopt.passes.planning.costs import latency_of, limits
 from pruneopt.passes.planning.fit import Timed, remainder, settle_all
 from pruneopt.passes.planning.sites import Layout, Numbering
 from pruneopt.passes.planning.tally import Limit, Tally, Term, Volume
@@ -36,7 +36,6 @@ QUIET = 0.85  # share of the kernels' times that is their own, for a measurement
 SETTLED = 0.9  # the same for what was timed again
 LONG = 0.8  # milliseconds; shorter kernels run undisturbed at least once
 ALONE = 0.02  # seconds that a kernel is timed alone
-COMPARED = 2.0  # seconds that a smaller version and the original are timed in turns
 PULL = 0.75  # how strongly groups that take more of the time than of the products give more of their width
 PULLS = (0.4, 2.5)  # powers of the uniform share, at least and at most
 
@@ -72,7 +71,7 @@ class Stopwatch:
         """Share of the original's latency that a smaller version has, in turns; its kernels are learnt from."""
         self._learn(self._run(model), kept)
         settle_all([*self._timed.values()])
-        return self._compared(model)
+        return latency_of(model, self.feeds, self.context)
 
     def _start(self) -> None:
         """Time the model as it is: which kernels there are, and the original."""
@@ -81,7 +80,7 @@ class Stopwatch:
         marked = number.marked(self.analysis.model)
         found = self.context.backend.kernels(marked, self.feeds, self.context.threads)
         self._layout = Layout(self.analysis, found.times, number)
-        self._ratio = self._compared(self.analysis.model)
+        self._ratio = latency_of(self.analysis.model, self.feeds, self.context)
         free = {g.atom for g in self.groups}
         axes = {i: tuple(site.varying(free)) for i, site in self._layout.sites.items()}
         self._timed = {i: Timed(self._layout.sites[i], axes[i]) for i in axes if axes[i]}
@@ -141,14 +140,6 @@ class Stopwatch:
                 named = (ms for name, ms in again.times if self._layout.number.of(name) is not None)
                 times[i] = sum(named)
         return Run(times, found.whole, SETTLED)
-
-    def _compared(self, model: Model) -> float:
-        """A model's latency as a share of the original's, in turns."""
-        original = self.context.original or self.analysis.model
-        if model is original:
-            return 1.0
-        _, timing = self.context.backend.compare(original, model, self.feeds, self.context.threads, COMPARED)
-        return timing.ratio_to_first
 
     def _pull(self, made: Limit) -> dict[Axis, float]:
         """Groups that cost more time than multiply-accumulates give more of their width, others less."""

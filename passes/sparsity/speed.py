@@ -22,6 +22,7 @@ from pruneopt.model import Model, makers, values
 from pruneopt.passes.context import Context
 from pruneopt.passes.planning.allocate import Choice, allocate
 from pruneopt.passes.planning.confirm import confirmed
+from pruneopt.passes.planning.costs import latency_of
 from pruneopt.passes.planning.sites import Layout, Numbering
 from pruneopt.passes.planning.tally import Limit, Term, Volume
 from pruneopt.passes.rewriting.weights import set_weight
@@ -79,11 +80,12 @@ class Watch:
                 each.append(timed.get(name, np.inf))
         self.times = {c: _by_parts(dense[c], shares, found[c.name]) for c in layers}
         self.rest = max(0.0, self.whole - sum(dense.values()))
+        self.original = self.whole / latency_of(analysis.model, self.feeds, context)
 
     def limit(self, share: float) -> Limit:
-        """A share of the model's latency, in milliseconds."""
+        """A share of the original's latency, in milliseconds."""
         terms: list[Term] = [Kernel((atom,), self.times[c]) for c, atom in self.atoms.items()]
-        return Limit("latency", [*terms, Volume((), self.rest)], self.whole, share, uneven=True)
+        return Limit("latency", [*terms, Volume((), self.rest)], self.original, share, uneven=True)
 
     def measure(self, model: Model, kept: Kept) -> float:
         """Share of the original's latency that the model with these zeros has, in turns."""

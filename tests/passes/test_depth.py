@@ -206,7 +206,7 @@ def test_a_linear_map_helps_where_blocks_are_linear(kind: str) -> None:
 def test_maps_are_left_out_where_fewer_blocks_without_them_do_less_damage() -> None:
     """Two silent layers can go for nothing; with the cost of maps a third one would have to."""
     blocks, context = known(silenced("pre", 4, (1, 2)), batches())
-    share = 1.0001 - Costs(blocks).saved("macs", blocks.layers[1:3])
+    share = 1.0001 - Costs(blocks, context).saved("macs", blocks.layers[1:3])
     half = Depth(macs=share, unit="layer", fit="linear").run(blocks.analysis.model, context)
     assert [b["name"] for b in half.entry["dropped"]] == ["layer1", "layer2"]
     assert half.entry["mapped"] == []

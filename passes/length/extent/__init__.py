@@ -57,7 +57,7 @@ def fewer_places(model: Model, wanted: Mapping[str, float], context: Context) ->
 
 
 def within_budget(model: Model, role: str, share: float, context: Context) -> Made:
-    """The largest inputs that meet a share of the multiply-accumulates. Raises like `fewer_places`."""
+    """The largest inputs that meet a share of the model's multiply-accumulates. Raises like `fewer_places`."""
     analysis = analyse(model, context.observation(model), context.keep, free_ends=True)
     ends = [end for end in find_ends(analysis) if end.role == role]
     if not ends:
