@@ -30,7 +30,7 @@ OURS = {
     "uniform l2": "width{macs=R, criterion=l2}",
 }
 FREE = "no budget"
-PEERS = ("Torch-Pruning", "onnxsim")
+PEERS = ("Torch-Pruning", "onnxsim", "onnxsim, Wanda")
 METHODS = (*OURS, *PEERS)
 
 

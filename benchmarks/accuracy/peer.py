@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,14 @@ STEPS = 8
 def main() -> None:
     """Write the pruned model, or end with one line that says why there is none."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy.peer", description=__doc__)
-    parser.add_argument("peer", choices=["Torch-Pruning", "onnxsim"])
+    parser.add_argument("peer", choices=PEERS)
     parser.add_argument("task")
     parser.add_argument("share", type=float)
     parser.add_argument("out", type=Path)
     parser.add_argument("--cache", type=Path, required=True)
     given = parser.parse_args()
-    prune = torch_pruning if given.peer == "Torch-Pruning" else onnxsim
     task = load(given.task, given.cache)[0]
-    prune(task, given.share, given.out)
+    PEERS[given.peer](task, given.share, given.out)
     _name_dimensions(task.model, given.out)
 
 
@@ -109,8 +109,8 @@ def _export(net: Any, example: tuple[Any, ...], task: Task, out: Path) -> None:
     )
 
 
-def onnxsim(task: Task, share: float, out: Path) -> None:
-    """onnxsim: L2 norms of channels and heads, the same ratio everywhere; its calibrated Wanda is not tried."""
+def onnxsim(task: Task, share: float, out: Path, wanda: bool = False) -> None:
+    """onnxsim: channels and heads by L2 norms, or these times the activations', the same ratio everywhere."""
     import onnx
     import onnxsim as sim  # type: ignore[import-not-found]
 
@@ -120,8 +120,12 @@ def onnxsim(task: Task, share: float, out: Path) -> None:
     dense = _macs(po.load(task.model))
 
     def make(ratio: float) -> tuple[Any, float]:
-        made = sim.apply_structured_pruning(simple, sparsity=ratio)
-        made = sim.apply_attention_head_pruning(made, sparsity=ratio)
+        if wanda:
+            made = sim.apply_structured_wanda_pruning(simple, task.calibration, sparsity=ratio)
+            made = sim.apply_attention_head_wanda_pruning(made, task.calibration, sparsity=ratio)
+        else:
+            made = sim.apply_structured_pruning(simple, sparsity=ratio)
+            made = sim.apply_attention_head_pruning(made, sparsity=ratio)
         onnx.save(made, out)
         return made, _macs(po.load(out)) / dense
 
@@ -137,6 +141,12 @@ def _macs(model: Any) -> float:
 
     return float(po.compare(model, model)["input"]["macs"])
 
+
+PEERS = {
+    "Torch-Pruning": torch_pruning,
+    "onnxsim": onnxsim,
+    "onnxsim, Wanda": partial(onnxsim, wanda=True),
+}
 
 if __name__ == "__main__":
     main()
