@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,7 @@ STEPS = 6  # shares that are tried, at most
 CLOSE = 1 / 32  # the answer is within that of the best share
 NEAR = 0.85  # of the tolerance; what comes as near as that is not bettered
 AIM = 0.95  # of the tolerance is what a step hopes for
-ELSEWHERE = 1.1  # times as far on other data: this chose the repair, and was often trained on
-SURE = 1.64  # standard errors that a distance measured on a few samples is taken to be larger: 95 %
+SURE = 0.95  # how likely other inputs, as many as were measured on, move no farther
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ class Tolerance:
                 outcome, mended = self._smaller(search.at, model, context)
                 dense = dense or [self._made(model, context)]
                 found = _distance(dense[0], self._made(mended, context))
-                found *= ELSEWHERE if context.calibration else 1.0
             except PruneoptError as error:
                 if not {"least", "refused"} & set(
                     error.details
@@ -132,16 +131,32 @@ class _Search:
 
 
 def _distance(dense: Outputs, found: Outputs) -> float:
-    """The largest relative L2 distance of an output, with `SURE` standard errors over the samples added."""
+    """The relative L2 distance of an output, at most, that other inputs stay within; the largest of all outputs.
+
+    An upper bound of a prediction: what was measured on n samples, and will be on n others, differs by the errors of
+    both. Samples of one batch may be alike; then batches are what is counted.
+    """
     worst = 0.0 if any(dense) else float("inf")  # of outputs that are no numbers nothing is known
     for name in dense[0] if dense else ():
         pairs = [_sums(a[name], b[name]) for a, b in zip(dense, found, strict=True)]
-        moved, whole = (np.concatenate(side) for side in zip(*pairs, strict=True))
-        total = float(whole.sum()) or float(np.finfo(np.float64).tiny)
-        share = float(moved.sum()) / total
-        rest = float(np.square(moved - share * whole).sum()) ** 0.5 / total if len(moved) > 1 else 0.0
-        worst = max(worst, float(np.sqrt(share + SURE * rest)))
+        total = sum(float(whole.sum()) for _, whole in pairs) or float(np.finfo(np.float64).tiny)
+        share = sum(float(moved.sum()) for moved, _ in pairs) / total
+        rest = [(moved - share * whole) / total for moved, whole in pairs]
+        error = max(_error(np.concatenate(rest)), _error(np.array([each.sum() for each in rest])))
+        worst = max(worst, float(np.sqrt(share + 2**0.5 * error)))
     return worst
+
+
+def _error(rest: Array) -> float:
+    """What a sum of independent parts is below, `SURE`ly, from what is left of each when the mean is taken off."""
+    free = len(rest) - 1
+    return _student(free) * float(np.square(rest).sum() * len(rest) / free) ** 0.5 if free else 0.0
+
+
+def _student(free: int) -> float:
+    """Student's t at SURE: the normal quantile and its expansion for few degrees of freedom (Fisher, Cornish)."""
+    z = NormalDist().inv_cdf(SURE)
+    return z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
 
 
 def _sums(a: Array, b: Array) -> tuple[Array, Array]:

@@ -142,7 +142,7 @@ def _macs(model: Any) -> float:
     return float(po.compare(model, model)["input"]["macs"])
 
 
-PEERS = {
+PEERS: dict[str, Callable[[Task, float, Path], None]] = {
     "Torch-Pruning": torch_pruning,
     "onnxsim": onnxsim,
     "onnxsim, Wanda": partial(onnxsim, wanda=True),

@@ -49,7 +49,8 @@ def test_exact_rewrites_count() -> None:
 @pytest.mark.parametrize("cost", ["macs", "params", "bytes"])
 @pytest.mark.parametrize("calib", [None, DATA])
 def test_a_budget_is_a_share_of_the_model_as_it_was_given(cost: str, calib: Any) -> None:
-    result = po.prune(wasteful(), **{cost: 0.6}, calib=calib, timed=False)
+    budget: dict[str, Any] = {cost: 0.6}
+    result = po.prune(wasteful(), **budget, calib=calib, timed=False)
     assert 0.57 < left(result, cost) <= 0.602  # a bias of several layers counts for each in budgets
 
 

@@ -67,3 +67,19 @@ def test_the_default_stays_within_the_tolerance_and_few_forwards() -> None:
     assert all(f["rel_l2"] <= 0.1 for f in result.report["fidelity"].values())
     assert result.report["output"]["macs"] < result.report["input"]["macs"]
     assert sum(p.get("forwards", 0.0) for p in result.report["passes"]) <= 25
+
+
+def test_batches_that_differ_make_it_careful() -> None:
+    """Samples of a batch move alike: twenty of them in two batches say no more than two."""
+    rng = np.random.default_rng(0)
+    dense = [{"y": rng.standard_normal((10, 400)).astype(np.float32)} for _ in range(2)]
+    mixed = np.where(np.arange(10) % 2, 1.02, 1.01).astype(np.float32)[:, None]
+    spread = [{"y": each["y"] * mixed} for each in dense]
+    apart = [{"y": each["y"] * np.float32(by)} for each, by in zip(dense, (1.01, 1.02), strict=True)]
+    assert tolerance._distance(dense, spread) < 0.02
+    assert tolerance._distance(dense, apart) > 0.03
+
+
+@pytest.mark.parametrize(("free", "quantile"), [(3, 2.353), (5, 2.015), (10, 1.812), (100, 1.66)])
+def test_students_quantile(free: int, quantile: float) -> None:
+    assert tolerance._student(free) == pytest.approx(quantile, rel=0.05)
