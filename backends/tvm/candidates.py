@@ -5,6 +5,7 @@ The pattern is read off the zeros: a block size is possible where hardly any zer
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -36,25 +37,34 @@ def blocks(weight: Floats) -> list[int]:
     return [*found, 1] if not found else found[:2]
 
 
-def candidates(
-    layer: Layer, possible: list[int], n: int, lanes: int, limit: int, density: float = 0.2
-) -> list[Schedule]:
-    """At most `limit` schedules, those first that should be fastest; `n` is the number of rows or images."""
+def candidates(layer: Layer, block: int, n: int, lanes: int, density: float) -> dict[Schedule, float]:
+    """Schedules and about how many cycles each takes, the fastest first; `n` is the number of rows or images.
+
+    `block` neighbouring outputs share their zeros.
+    """
     if layer.depthwise:
-        return _depthwise(layer)[:limit]
+        return dict.fromkeys(_depthwise(layer), 1.0)  # few enough to try all
     every: list[Schedule] = []
-    if layer.image is None:
-        for block in possible:
-            every += _outputs(block, n, lanes) if block > 1 or n == 1 else []
-    for block in MIXED if possible[0] == 1 else possible[:1]:
-        found = _lines(layer, block, lanes) if layer.image else _rows(layer, block, n, lanes)
-        every += [replace(each, mixed=block > possible[0]) for each in found]
-    ranked = sorted(dict.fromkeys(every), key=lambda each: cycles(layer, each, n, lanes, density))
-    kinds: dict[Schedule, Schedule] = {}
-    for each in ranked:  # one of each kind first: tile, span and unroll alone matter least
-        kinds.setdefault(replace(each, tile=0, span=0, unroll=1), each)
-    first = list(kinds.values())
-    return [*first, *(each for each in ranked if each not in first)][:limit]
+    if layer.image is None and (block > 1 or n == 1):
+        every += _outputs(block, n, lanes)
+    for size in MIXED if block == 1 else (block,):
+        found = _lines(layer, size, lanes) if layer.image else _rows(layer, size, n, lanes)
+        every += [replace(each, mixed=size > block) for each in found]
+    estimates = {each: cycles(layer, each, n, lanes, density) for each in every}
+    return dict(sorted(estimates.items(), key=lambda pair: pair[1]))
+
+
+def family(schedule: Schedule) -> tuple[str, int]:
+    """Schedules whose estimates are wrong by about the same factor, which depends on the processor."""
+    return schedule.template, schedule.block
+
+
+def varied(ranked: Iterable[Schedule]) -> list[Schedule]:
+    """One of each kind first: tile and span alone matter least."""
+    kinds: dict[Schedule, list[Schedule]] = {}
+    for each in ranked:
+        kinds.setdefault(replace(each, tile=0, span=0), []).append(each)
+    return [kind[0] for kind in kinds.values()] + [each for kind in kinds.values() for each in kind[1:]]
 
 
 def _outputs(block: int, n: int, lanes: int) -> list[Schedule]:
@@ -64,7 +74,7 @@ def _outputs(block: int, n: int, lanes: int) -> list[Schedule]:
         if rows * wide <= REGISTERS[lanes] and (rows <= n or rows == 1):
             repeats = (1, 4) if rows < n else (1,)
             found += [Schedule("outputs", block, rows * repeat, rows) for repeat in repeats]
-    return [replace(each, unroll=1 if block > 1 else 16) for each in found if each.registers >= min(4, n)]
+    return [each for each in found if each.registers >= min(4, n)]
 
 
 def _vectors(block: int, lanes: int) -> tuple[int, ...]:
@@ -82,7 +92,7 @@ def _rows(layer: Layer, block: int, n: int, lanes: int) -> list[Schedule]:
                 continue
             for depth in _depths(layer.inputs, 4 * registers * lanes, 8):
                 for span in {0, max(1, 64 // block)}:
-                    found += [Schedule("positions", block, tile, registers, depth, span, u) for u in (1, 2)]
+                    found.append(Schedule("positions", block, tile, registers, depth, span))
     return found
 
 
@@ -93,7 +103,11 @@ def _lines(layer: Layer, block: int, lanes: int) -> list[Schedule]:
     for registers in _vectors(block, lanes):
         if image.pointwise:
             pixels = image.out[0] * image.out[1]
-            tiles = {min(pixels, registers * lanes * times) for times in (1, 2, 4, 8, 16)}
+            sizes = [min(pixels, registers * lanes * times) for times in (1, 2, 4, 8, 16)]
+            tiles = {
+                -(-pixels // part // lanes) * lanes
+                for part in {-(-pixels // tile) for tile in sizes} | {1, 2}
+            }
         else:
             tiles = {lines for lines in (1, 2, 4, 7, 8, 14, 28) if lines <= image.out[0]}
         for tile in tiles:
@@ -103,7 +117,7 @@ def _lines(layer: Layer, block: int, lanes: int) -> list[Schedule]:
                 for span in {0, max(1, 64 // block)}:
                     first = Schedule("positions", block, tile, registers, depth, span)
                     largest = max(each for _, each in Positions(layer, first, lanes).parts())
-                    found += [replace(first, registers=largest, unroll=u) for u in (1, 2)]
+                    found.append(replace(first, registers=largest))
     return found
 
 

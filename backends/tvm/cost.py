@@ -13,16 +13,16 @@ from pruneopt.backends.tvm.templates.outputs import CHAINS as PARTIAL
 from pruneopt.backends.tvm.templates.pieces import chunk_sizes
 from pruneopt.backends.tvm.templates.positions import CHAINS, Positions
 
-CLOSE = 36 << 10  # bytes of panel that stay in the first cache beside everything else
+CLOSE = 32 << 10  # bytes of panel that stay in the first cache beside everything else
 MIDDLE = 512 << 10  # bytes that stay in the second cache
-FAR = 0.6  # loads that one from the second cache is worth
+FAR = 0.9  # loads that one from the second cache is worth, beside itself
 FARTHER = 3.0  # and one from the third
 RAREST = 1e-6  # density of a weight that is nothing but zeros
 LATENCY = 4  # cycles until a sum can be added to again
 BRANCH = 20  # cycles that a mispredicted branch costs
 MASK = 15  # cycles until the loop of the next mask runs
 MOVED = 2  # cycles for each vector that is copied
-RUN = 60  # cycles until a run of numbers far from the last one is on its way from or to memory
+RUN = 15  # cycles until a run of numbers far from the last one is on its way from or to memory
 TURNED = 7  # cycles for each vector that is transposed
 
 
@@ -46,7 +46,7 @@ def _far(floats: int) -> float:
 def _outputs(layer: Layer, schedule: Schedule, n: int, lanes: int, density: float) -> float:
     wide = max(1, schedule.block // lanes)
     rows = min(schedule.registers, n)
-    chains = max(schedule.unroll, PARTIAL // (rows * wide), 1)
+    chains = max(PARTIAL // (rows * wide), 1)
     far = _far(2 * rows * layer.inputs)  # rows that lie far apart share few places of the first cache
     each = _entry(rows * wide, rows * (1 + far) + wide, chains, lanes)
     turns = -(-layer.outputs // schedule.block) * -(-n // rows)
@@ -93,8 +93,7 @@ def _strip(made: Positions, size: int, count: int, density: float, far: float) -
         read, values, ends = 1 - (1 - density) ** size, density * size, float(made.cut.masks * MASK)
     else:
         read, values, ends = density, density * size, BRANCH / 2
-    chains = schedule.unroll if size * count * schedule.unroll <= CHAINS else 1
-    chains *= 1 if size * count >= LATENCY else size * count
+    chains = max(CHAINS, size * count)
     each = _entry(values / read * count, count * (1 + far) + values / read, chains, lanes)
     waits = float(size * count * MOVED)
     if made.cut.stretches > 1 or not made.panel.direct:

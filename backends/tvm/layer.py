@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # Part of every record and kernel name: raise it when a template changes what it makes of the same knobs.
-VERSION = 3
+VERSION = 4
 OFFSET_LIMIT = 1 << 16
 STRIP = 8  # outputs of a block whose sums are held in registers at the same time, where positions lie in the lanes
 
@@ -83,7 +83,6 @@ class Schedule:
         registers: rows (`outputs`) or vectors (`positions`) whose sums are held in registers.
         depth: inputs, or channels of an image, that are worked through at a time; 0 is all.
         span: blocks of outputs worked through for each `depth`; 0 is all.
-        unroll: copies of the innermost loop's body, with sums of their own where there are registers for them.
         mixed: whether each output of a block has zeros of its own: what an input is multiplied by is read off a
             mask, for each of which there is a loop (`positions`).
     """
@@ -94,7 +93,6 @@ class Schedule:
     registers: int
     depth: int = 0
     span: int = 0
-    unroll: int = 1
     mixed: bool = False
 
     @property

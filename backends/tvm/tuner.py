@@ -5,11 +5,11 @@ All candidates get a few runs, the better third more, the best of these most: wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from pruneopt.backends.tvm.candidates import blocks, candidates
+from pruneopt.backends.tvm.candidates import blocks, candidates, family, varied
 from pruneopt.backends.tvm.compiler import Plan
 from pruneopt.backends.tvm.layer import Layer, Schedule
 from pruneopt.backends.tvm.measure import Trial, Work
@@ -18,6 +18,7 @@ from pruneopt.backends.tvm.target import Target
 
 ROUNDS = (3, 9, 27)  # runs in each stage
 KEPT = 3  # one in so many goes on
+FAR = 1.5  # times slower than the best that is known
 SLOW = 0.05  # seconds of a run from which on fewer are made
 
 
@@ -50,28 +51,57 @@ def tune(
 
     What the records know is not measured again, and what is measured is recorded at once.
     """
-    possible = blocks(work.weight)
+    block = blocks(work.weight)[0]
     density = float((work.weight != 0).mean())
-    name = key(layer, possible[0], density, work.n, target.key, work.threads)
+    name = key(layer, block, density, work.n, target.key, work.threads)
     known = records.known(name)
     if known and records.finished(name) >= trials:
         return _best(known, 0)
-    chosen = candidates(layer, possible, work.n, target.lanes, trials, density)
     ready: dict[Schedule, Timed] = {}
     measured = 0
+
+    def seconds(schedule: Schedule, rounds: int) -> float:
+        nonlocal measured
+        if known.get(schedule, (0.0, 0))[1] < rounds:
+            if schedule not in ready:
+                ready[schedule] = trial(Plan(layer.plain(), schedule, target.lanes), target, work)
+            known[schedule] = _measure(ready[schedule], rounds), rounds
+            records.add(name, schedule, *known[schedule])
+            measured += 1
+        tried(min(each for each, _ in known.values()))
+        return known[schedule][0]
+
+    estimates = candidates(layer, block, work.n, target.lanes, density)
+    chosen = _chosen(estimates, trials, lambda schedule: seconds(schedule, ROUNDS[0]))
     for rounds in ROUNDS:
         for schedule in chosen:
-            if known.get(schedule, (0.0, 0))[1] < rounds:
-                if schedule not in ready:
-                    ready[schedule] = trial(Plan(layer.plain(), schedule, target.lanes), target, work)
-                seconds = _measure(ready[schedule], rounds)
-                records.add(name, schedule, seconds, rounds)
-                known[schedule] = (seconds, rounds)
-                measured += 1
-            tried(min(seconds for seconds, _ in known.values()))
+            seconds(schedule, rounds)
         chosen = _better(chosen, known)
     records.finish(name, trials)
     return _best(known, measured)
+
+
+def _chosen(
+    estimates: Mapping[Schedule, float], trials: int, seconds: Callable[[Schedule], float]
+) -> list[Schedule]:
+    """The best of each family, then the best by estimates that are corrected with what these take.
+
+    Those that should be `FAR` slower than what is known are left out.
+    """
+    firsts: dict[Any, Schedule] = {}
+    for each in estimates:
+        firsts.setdefault(family(each), each)
+    found = list(firsts.values())[:trials]
+    scale = {family(each): seconds(each) / estimates[each] for each in found}
+    corrected = {
+        each: time * scale[family(each)] for each, time in estimates.items() if family(each) in scale
+    }
+    most = FAR * min(corrected[each] for each in found)
+    ranked = sorted(
+        (each for each in corrected if corrected[each] < most and each not in found),
+        key=corrected.__getitem__,
+    )
+    return [*found, *varied(ranked)][:trials]
 
 
 def _measure(ready: Timed, rounds: int) -> float:

@@ -149,20 +149,32 @@ def widths(count: int, lanes: int) -> Iterator[tuple[int, int]]:
         start += wide
 
 
-def transposed(rows: list[Expr], lanes: int) -> list[Expr]:
-    """A square of `lanes` vectors, transposed: log2(lanes) rounds of interleaving pairs of vectors."""
+def transposed(read: Callable[[int, int, int], Expr], lanes: int) -> list[Expr]:
+    """The columns of a square of `lanes` rows, a multiple of 4; `read` gives (row, column, count) of it from memory.
+
+    Four rows and what lies 4, 8, ... rows below are put together as they are loaded: two rounds turn all of it.
+    """
     from tvm.tirx import Shuffle
 
-    half = lanes // 2
-    while half:
-        # Swaps bit `half` of the vector's number with bit `half` of the lane's.
-        low = [i + (lanes if i & half else 0) - (half if i & half else 0) for i in range(lanes)]
-        high = [i + half if not i & half else i + lanes for i in range(lanes)]
-        new = list(rows)
-        for a in range(lanes):
-            if not a & half:
-                pair = [rows[a], rows[a + half]]
-                new[a] = bound(Shuffle(pair, low))
-                new[a + half] = bound(Shuffle(pair, high))
-        rows, half = new, half // 2
-    return rows
+    columns: list[Expr] = []
+    for column in range(0, lanes, 4):
+        rows = [
+            bound(Shuffle([read(row, column, 4) for row in range(first, lanes, 4)], list(range(lanes))))
+            for first in range(4)
+        ]
+        pairs = [_woven(rows[i], rows[i + 1], order, lanes) for i in (0, 2) for order in TURNS]
+        columns += [_woven(pairs[i], pairs[i + 2], order, lanes) for i in (0, 1) for order in JOINED]
+    return columns
+
+
+# Numbers out of fours of two vectors: one of each in turns, or two of each; of their first halves, of their second.
+TURNS = ((0, 4, 1, 5), (2, 6, 3, 7))
+JOINED = ((0, 1, 4, 5), (2, 3, 6, 7))
+
+
+def _woven(a: Expr, b: Expr, order: tuple[int, ...], lanes: int) -> Expr:
+    """`order` of all fours of two vectors."""
+    from tvm.tirx import Shuffle
+
+    numbers = [first + i % 4 + i // 4 * lanes for first in range(0, lanes, 4) for i in order]
+    return bound(Shuffle([a, b], numbers))

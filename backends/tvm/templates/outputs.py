@@ -92,7 +92,7 @@ class Outputs:
         T = builder()
         row = bound(row)
         wide = self.schedule.block // self.lanes
-        chains = max(self.schedule.unroll, CHAINS // (rows * wide))
+        chains = max(1, CHAINS // (rows * wide))
         sums = [vectors(rows * wide, self.lanes) for _ in range(chains)]
         for chain, own in enumerate(sums):
             for i, each in enumerate(own):

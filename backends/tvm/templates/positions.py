@@ -38,7 +38,7 @@ from pruneopt.backends.tvm.templates.frame import (
 )
 from pruneopt.backends.tvm.templates.pieces import Chunk, Entries, Stretch, Strip, chunk_sizes, split
 
-CHAINS = 8  # sums in flight that hide the latency of an addition
+CHAINS = 4  # sums in flight that hide the latency of an addition
 MARGIN = 64  # floats behind the panel that a last vector may read
 
 
@@ -149,8 +149,7 @@ class Positions:
     def _sums(self, k: Frame, at: Stretch, strip: Strip, edges: list[Expr], first: Expr) -> None:
         """Sums of a strip over the entries of a segment, whose masks' entries begin at `edges`."""
         many = strip.size * strip.chunk.count
-        copies = self.schedule.unroll
-        sums = [vectors(many, self.lanes) for _ in range(copies if many * copies <= CHAINS else 1)]
+        sums = [vectors(many, self.lanes) for _ in range(-(-CHAINS // many))]
         for chain in sums[1:]:
             for each in chain:
                 store(each, 0, spread(builder().float32(0), self.lanes), self.lanes)
@@ -170,13 +169,13 @@ class Positions:
         self._end(k, at, strip, sums[0])
 
     def _loop(self, k: Frame, at: Stretch, strip: Strip, entries: Entries, sums: list[list[Any]]) -> None:
-        """Adds the products of all entries; what is left over from `copies` of the body goes one by one."""
+        """Adds the products of all entries, to each of several `sums` in turn."""
         T = builder()
-        copies = self.schedule.unroll
+        copies = len(sums)
         whole = bound(over(entries.stop - entries.start, copies))
         with T.serial(0, whole) as step:
             for copy in range(copies):
-                self._add(k, at, strip, entries, step * copies + copy, sums[copy % len(sums)])
+                self._add(k, at, strip, entries, step * copies + copy, sums[copy])
         if copies > 1:
             with T.serial(whole * copies, entries.stop - entries.start) as i:
                 self._add(k, at, strip, entries, i, sums[0])

@@ -50,8 +50,12 @@ class Rows:
             top = tile * self.tile + v * lanes
             rows = [bound(T.min(top + i, k.n - 1) * inputs) for i in range(lanes)]
             with T.serial(0, inputs // lanes) as square:
-                lines = [bound(load(k.x, row + square * lanes, lanes)) for row in rows]
-                for i, line in enumerate(transposed(lines, lanes)):
+                start = bound(square * lanes)
+
+                def x(row: int, column: int, count: int) -> Expr:
+                    return load(k.x, rows[row] + start + column, count)
+
+                for i, line in enumerate(transposed(x, lanes)):
                     store(k.scratch, (square * lanes + i) * self.tile + v * lanes, line, lanes)
             with T.serial(inputs // lanes * lanes, inputs) as column:
                 for i, row in enumerate(rows):
@@ -64,11 +68,12 @@ class Rows:
             top = bound(tile * self.tile + v * lanes)
             here = bound(sums + v * lanes)
             with T.serial(0, over(count, lanes)) as square:
-                lines = [
-                    bound(load(k.scratch, here + (square * lanes + i) * self.tile, lanes))
-                    for i in range(lanes)
-                ]
-                for i, line in enumerate(transposed(lines, lanes)):
+                start = bound(here + square * lanes * self.tile)
+
+                def sum_(row: int, column: int, count: int) -> Expr:
+                    return load(k.scratch, start + row * self.tile + column, count)
+
+                for i, line in enumerate(transposed(sum_, lanes)):
                     with when(top + i < k.n):
                         there = (top + i) * outputs + first + square * lanes
                         store(k.y, there, activated(line, lanes, act), lanes)

@@ -76,17 +76,13 @@ def random_schedule(rng: random.Random, layer: Layer) -> Schedule:
     block = rng.choice([1, 1, 2, 4, 8, 16, 32])
     if layer.image is None and block > 1 and rng.random() < 0.5:
         rows = rng.choice([1, 3, 4, 6, 8])
-        return Schedule("outputs", block, rows * rng.choice([1, 2]), rows, unroll=rng.choice([1, 2]))
+        return Schedule("outputs", block, rows * rng.choice([1, 2]), rows)
     tile = rng.choice([1, 2, 3, 16, 33, 64])
     if layer.depthwise and rng.random() < 0.9:
         return Schedule("depthwise", 1, tile, rng.choice([1, 2, 3, 4, 7, 8]))
     depth, span = rng.choice([0, 1, 5, 16]), rng.choice([0, 1, 3])
-    registers, unroll, mixed = (
-        rng.choice([1, 2, 3]),
-        rng.choice([1, 2]),
-        1 < block <= 4 and rng.random() < 0.7,
-    )
-    return Schedule("positions", block, tile, registers, depth, span, unroll, mixed)
+    registers, mixed = rng.choice([1, 2, 3]), 1 < block <= 4 and rng.random() < 0.7
+    return Schedule("positions", block, tile, registers, depth, span, mixed)
 
 
 def random_weight(rng: np.random.Generator, layer: Layer, block: int) -> Floats:
