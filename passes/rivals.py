@@ -1,4 +1,4 @@
-"""Of two ways to remove the same amount, the one that does less harm when carried out and repaired.
+"""Of two ways to remove the same amount, the one that does less harm when carried out.
 
 A plan is made from what groups do one at a time; what it does as a whole shows at the outputs only.
 """
@@ -15,16 +15,32 @@ from pruneopt.passes.repair import Repair
 from pruneopt.passes.rewriting.masked import Masked
 
 ENOUGH = 1e-3  # damage that needs no second look
+Harm = Callable[[Outcome, Context], "float | None"]
 
 
-def better(first: Outcome, other: Callable[[], Outcome], names: tuple[str, str], context: Context) -> Outcome:
-    """The outcome that moves the outputs of held-out calibration data less, each repaired in the way `stream`.
+def repaired(outcome: Outcome, context: Context) -> float | None:
+    """Damage at the outputs of held-out data after a repair in the way `stream`; None where no repair is possible."""
+    claim = outcome.claim
+    if not isinstance(claim, Masked) or not claim.masks or claim.moves():
+        return None
+    distances = Repair(ways="stream").mend(outcome.model, claim, context, again=True).entry["distances"]
+    return float(min(distances.values()))
+
+
+def better(
+    first: Outcome,
+    other: Callable[[], Outcome],
+    names: tuple[str, str],
+    context: Context,
+    harm_of: Harm = repaired,
+) -> Outcome:
+    """The outcome that moves the outputs of held-out calibration data less, as `harm_of` has it.
 
     The other one is made only where the first does more than next to no harm and more than its plan foresaw, and
     passed over where it cannot reach the budget. What is returned is not repaired yet; its entry says under `rivals`
     how far each moved the outputs (`passes.statistics.damage`), and under `chosen` which it is.
     """
-    harm = _harm(first, context)
+    harm = harm_of(first, context)
     if harm is None or harm <= max(ENOUGH, first.entry.get("foreseen", 0.0)):
         return first
     context.progress(f"compare with {names[1]}")
@@ -34,18 +50,9 @@ def better(first: Outcome, other: Callable[[], Outcome], names: tuple[str, str],
         if "least" not in error.details:  # only a budget that cannot be met is an answer
             raise
         return first
-    second_harm = _harm(second, context)
+    second_harm = harm_of(second, context)
     if second_harm is None:
         return first
     name, chosen = (names[0], first) if harm <= second_harm else (names[1], second)
     said = {"rivals": {names[0]: harm, names[1]: second_harm}, "chosen": name}
     return replace(chosen, entry=chosen.entry | said)
-
-
-def _harm(outcome: Outcome, context: Context) -> float | None:
-    """Damage at the outputs after repair; None where nothing was removed or a repair is not possible."""
-    claim = outcome.claim
-    if not isinstance(claim, Masked) or not claim.masks or claim.moves():
-        return None
-    distances = Repair(ways="stream").mend(outcome.model, claim, context, again=True).entry["distances"]
-    return float(min(distances.values()))

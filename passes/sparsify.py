@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
 from pruneopt.passes.options import check_names, check_share
 from pruneopt.passes.proof import prove
+from pruneopt.passes.rivals import better
 from pruneopt.passes.sparsity.allocation import measured, measured_harm
-from pruneopt.passes.sparsity.layers import find_layers, shape
+from pruneopt.passes.sparsity.layers import Layers, find_layers, shape
 from pruneopt.passes.sparsity.methods import find_method
 from pruneopt.passes.sparsity.patterns import Pattern, parse_pattern
 from pruneopt.passes.sparsity.permutation import orders, reorder
@@ -25,6 +28,8 @@ from pruneopt.passes.sparsity.sequence import Change, Settings, Shares, applied,
 from pruneopt.passes.sparsity.sites import blind_harm
 from pruneopt.passes.sparsity.speed import Watch, planned
 from pruneopt.passes.statistics.consumers import Consumer
+from pruneopt.passes.statistics.damage import damage, distributions, outputs
+from pruneopt.passes.statistics.stream import hold_out, split_batches
 
 PROBED = 0.7  # the share of zeros at which harm is measured where latency decides on the shares
 
@@ -93,21 +98,32 @@ class Sparsify:
         layers = find_layers(analysis, self.only, context.keep)
         if not layers.chosen:
             raise PruneoptError(f"no weight of this model can become sparse: {_reasons(layers.left)}")
-        shares, timed = self._shares(analysis, layers.chosen, settings, context)
-        context.progress(f"sparsify {len(shares)} weights ({name}, {settings.pattern})")
+        shares, said = self._shares(analysis, layers.chosen, settings, context)
+        said = {"method": name, "pattern": str(settings.pattern), "data": bool(context.calibration)} | said
+        if gained:
+            said["reordered"] = gained
         if not context.calibration:
             context.progress(
                 "no calibration data: weights are chosen without seeing what they are applied to"
             )
-        changes = list(changed(analysis, shares, settings, context))
-        check(changes, shares, settings.pattern)
-        made = applied(model, changes)
-        context.same_tensors(made, model)
-        how: dict[str, Any] = {"method": name, "pattern": str(settings.pattern)} | timed
-        how["data"] = bool(context.calibration)
-        if gained:
-            how["reordered"] = gained
-        return Outcome(made, how | _entry(changes, layers.left))
+
+        def make(shares: Shares) -> Outcome:
+            context.progress(f"sparsify {len(shares)} weights ({name}, {settings.pattern})")
+            changes = list(changed(analysis, shares, settings, context))
+            check(changes, shares, settings.pattern)
+            return Outcome(applied(model, changes), said | _entry(changes, layers))
+
+        made = make(shares)
+        if self._has_rival(settings.pattern, said):
+            uniform = dict.fromkeys(layers.chosen, self.sparsity or 0.0)
+            names, harm = ("measured", "uniform"), partial(_moved, model)
+            made = better(made, lambda: make(uniform), names, context, harm)
+        context.same_tensors(made.model, model)
+        return made
+
+    def _has_rival(self, pattern: Pattern, said: Mapping[str, Any]) -> bool:
+        """Whether shares were measured that nobody asked for, and equal ones are possible."""
+        return self.allocation is None and "foreseen" in said and pattern.share is None
 
     def _reordered(self, model: Model, settings: Settings, context: Context) -> tuple[Model, float]:
         """The model with features in an order that suits an N:M pattern, proved; what scores are kept more."""
@@ -134,8 +150,8 @@ class Sparsify:
         share = self.sparsity or most or 0.0
         if not self._measures(share, settings, context):
             return dict.fromkeys(layers, most or share), {}
-        found = measured(analysis.model, layers, share, settings, context)
-        return {layer: each for layer, each in found.items() if each > 0}, {}
+        found, foreseen = measured(analysis.model, layers, share, settings, context)
+        return {layer: each for layer, each in found.items() if each > 0}, {"foreseen": foreseen}
 
     def _measures(self, share: float, settings: Settings, context: Context) -> bool:
         """Whether zeros are allocated by measured harm."""
@@ -172,6 +188,13 @@ class Sparsify:
         return shares, {"latency": rounds}
 
 
+def _moved(before: Model, outcome: Outcome, context: Context) -> float:
+    """Damage at the outputs of every fifth batch, all of which layers were fitted on."""
+    _, held = hold_out(split_batches(context.calibration))
+    dense, found = (outputs(each, context, held) for each in (before, outcome.model))
+    return damage(dense, found, distributions(before.graph))
+
+
 def check(changes: Iterable[tuple[Consumer, Change]], shares: Shares, pattern: Pattern) -> None:
     """Look at what is to be stored: zeros in the pattern, as many as were asked for.
 
@@ -189,12 +212,11 @@ def check(changes: Iterable[tuple[Consumer, Change]], shares: Shares, pattern: P
                 )
 
 
-def _entry(changes: Sequence[tuple[Consumer, Change]], left: Mapping[str, str]) -> dict[str, Any]:
-    """What the report says of each weight, and of all together."""
-    sizes = [int(np.prod(shape(c))) for c, _ in changes]
-    zeros = sum(n * change.sparsity for n, (_, change) in zip(sizes, changes, strict=True))
+def _entry(changes: Sequence[tuple[Consumer, Change]], layers: Layers) -> dict[str, Any]:
+    """What the report says of each weight, and of all that could become sparse together."""
+    zeros = sum(prod(shape(c)) * change.sparsity for c, change in changes)
     return {
-        "sparsity": zeros / (sum(sizes) or 1),
+        "sparsity": zeros / sum(prod(shape(c)) for c in layers.chosen),
         "layers": [
             {
                 "name": c.use.constant.name,
@@ -204,7 +226,7 @@ def _entry(changes: Sequence[tuple[Consumer, Change]], left: Mapping[str, str]) 
             }
             for c, change in changes
         ],
-        "left": [{"name": name, "why": why} for name, why in left.items()],
+        "left": [{"name": name, "why": why} for name, why in layers.left.items()],
     }
 
 

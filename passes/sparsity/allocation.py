@@ -24,17 +24,20 @@ Harm = Mapping[Consumer, Array]
 
 def measured(
     model: Model, layers: Sequence[Consumer], sparsity: float, settings: Settings, context: Context
-) -> dict[Consumer, float]:
-    """The share of zeros of each layer, by curves and probes; over all weights they come to `sparsity`."""
+) -> tuple[dict[Consumer, float], float]:
+    """The share of zeros of each layer, by curves and probes, and the harm foreseen.
+
+    Over all weights the shares come to `sparsity`.
+    """
     harm = measured_harm(model, layers, sparsity, settings, context)
     share = settings.pattern.share
     if share is not None:  # all that the pattern says, or nothing
-        return allocate(
-            {c: np.array([0, np.interp(share, LEVELS, h)]) for c, h in harm.items()}, [0, share], sparsity
-        )
-    most = (1 + sparsity) / 2  # beyond half the weights that are left on average a probe says little
-    levels = [float(x) for x in LEVELS if x < most] + [most]
-    return allocate({c: np.interp(levels, LEVELS, h) for c, h in harm.items()}, levels, sparsity)
+        levels = [0.0, share]
+    else:
+        most = (1 + sparsity) / 2  # beyond half the weights that are left on average a probe says little
+        levels = [float(x) for x in LEVELS if x < most] + [most]
+    shares = allocate({c: np.interp(levels, LEVELS, h) for c, h in harm.items()}, levels, sparsity)
+    return shares, sum(float(np.interp(shares[c], LEVELS, h)) for c, h in harm.items())
 
 
 def measured_harm(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import pruneopt as po
 from pruneopt.analysis.infer import analyse
 from pruneopt.api import make_context
+from pruneopt.passes import sparsify as sparsify_module
 from pruneopt.passes.sparsity.allocation import allocate
 from pruneopt.passes.sparsity.layers import find_layers, shape
 from pruneopt.passes.statistics.consumers import Consumer
@@ -93,3 +95,24 @@ def test_refitting_methods_measure_by_default() -> None:
     assert spread("sparsify{sparsity=0.5, method=wanda}") == 1
     assert spread("sparsify{sparsity=0.5}", calibrated=False) == 1
     assert spread("sparsify{pattern=2:4}") == 1
+
+
+def test_measured_shares_that_do_harm_unforeseen_are_compared_with_equal_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of both, the one is taken that moves outputs less; shares that were asked for are not called into question."""
+    monkeypatch.setattr(sparsify_module, "measured", wrong_way_round)
+    model = models.loaded(models.transformer(layers=1))
+    for text, compared in (("sparsity=0.5", True), ("sparsity=0.5, allocation=measured", False)):
+        said = entry(po.prune(model, passes=f"sparsify{{{text}}}", calib=data(model), timed=False))
+        assert ("rivals" in said) == compared
+        assert said.get("chosen") == ("uniform" if compared else None)
+        assert said["sparsity"] == pytest.approx(0.5, abs=0.01)
+
+
+def wrong_way_round(model: Any, layers: Any, sparsity: float, *_: Any) -> tuple[dict[Any, float], float]:
+    """All zeros in the first half of the weights, and no harm foreseen."""
+    sizes = np.array([prod(shape(layer)) for layer in layers], float)
+    before = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    shares = np.clip((sparsity * sizes.sum() - before) / sizes, 0, 1)
+    return dict(zip(layers, map(float, shares), strict=True)), 0.0
