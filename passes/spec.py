@@ -24,12 +24,14 @@ from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.sparsify import Sparsify
 from pruneopt.passes.unmerge import Unmerge
+from pruneopt.passes.untie import Untie
 from pruneopt.passes.verify import Verify
 from pruneopt.passes.width import Width
 
 PASSES: dict[str, type[Any]] = {
     "simplify": Simplify,
     "unmerge": Unmerge,
+    "untie": Untie,
     "width": Width,
     "depth": Depth,
     "length": Length,

@@ -12,7 +12,9 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import Analysis
 from pruneopt.passes.statistics.consumers import Consumer, find_consumers
+from pruneopt.passes.untie import shared
 
+SHARED = "used more than once; `untie` before gives each product a copy of its own"
 ROUNDED = "its zeros belong before the rounding; make the model sparse, then quantise it"
 SMALLEST = 16  # outputs and features: below, a kernel has nothing to skip
 
@@ -64,7 +66,7 @@ def _why_left(consumer: Consumer, only: str, keep: Sequence[str]) -> str | None:
     if any(fnmatchcase(name, pattern) for name in names for pattern in keep):
         return "kept as asked"
     if consumer.shared:
-        return "used more than once"
+        return SHARED
     _, outputs, features = shape(consumer)
     if min(outputs, features) < SMALLEST:
         return f"a matrix of {outputs} outputs by {features} features has nothing to gain"
@@ -74,7 +76,7 @@ def _why_left(consumer: Consumer, only: str, keep: Sequence[str]) -> str | None:
 def _unknown(analysis: Analysis) -> dict[str, str]:
     """Weights of products that are not a plain matrix applied to data."""
     known = {id(c.node) for c in find_consumers(analysis, columns=True)}
-    found: dict[str, str] = {}
+    found = {weight.name: SHARED for _, _, weight in shared(analysis.model.graph)}
     for node in analysis.model.graph.nodes:
         found |= {t.name: f"stored in {t.dtype}: {ROUNDED}" for t in node.inputs if _is_rounded(t, node)}
         if node.op in ("MatMul", "Gemm", "Conv", "ConvTranspose") and id(node) not in known:
