@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,14 +19,20 @@ from pruneopt.errors import UsageError
 from pruneopt.model import Model
 
 TRIALS = 8  # schedules for each shape that is not known yet, as many as `tune` tries
-SECONDS = 3.0  # that two models are timed in turns
+LOADS = (
+    3  # of two models that are compared: where weights come to lie in memory changes a time by a few percent
+)
+SECONDS = 1.0  # that they are timed in turns after each
 ROUNDS = 7  # of these, at least
 
 
 def ratio(a: Model, b: Model, library: Path, feeds: Feeds, threads: int) -> float:
     """Latency of `a` over that of `b`, in turns; both may have kernels of the library."""
-    sessions = [Session(model, threads=threads, library=library) for model in (b, a)]
-    return interleaved(sessions, [feeds, feeds], SECONDS, ROUNDS)[1].ratio_to_first
+    found = []
+    for _ in range(LOADS):
+        sessions = [Session(model, threads=threads, library=library) for model in (b, a)]
+        found.append(interleaved(sessions, [feeds, feeds], SECONDS, ROUNDS)[1].ratio_to_first)
+    return statistics.median(found)
 
 
 class Clock:

@@ -18,6 +18,7 @@ from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.groups import Group
 from pruneopt.analysis.infer import Analysis
 from pruneopt.arrays import Array
+from pruneopt.errors import PruneoptError
 from pruneopt.model import Model, makers, values
 from pruneopt.passes.context import Context
 from pruneopt.passes.planning.allocate import Choice, allocate
@@ -35,6 +36,7 @@ from pruneopt.passes.statistics.consumers import Consumer
 
 TIMED = (0.5, 0.7, 0.8, 0.9, 0.95)  # shares of zeros at which kernels are timed
 STEPS = 64  # parts of a layer that can be kept
+CAPPED = 8  # times that a plan is made again with fewer zeros at most
 Kept = dict[Axis, int]
 
 
@@ -124,7 +126,8 @@ def planned(
 
     Args:
         share: of the latency.
-        harm: of each layer at the shares of zeros in LEVELS.
+        harm: of each layer at the shares of zeros in LEVELS. Beyond half of the weights that are left on average it
+            says little, so that a layer gets as many zeros only where the latency asks for it.
         watch: knows the times.
 
     Returns:
@@ -133,12 +136,23 @@ def planned(
     Raises:
         PruneoptError: not even the fewest weights are fast enough.
     """
-    choices = [_choice(c, atom, harm[c], watch.pattern) for c, atom in watch.atoms.items()]
+
+    def plan(limits: Sequence[Limit]) -> Kept:
+        kept, most = allocate(_choices(watch, harm, max(TIMED)), limits), max(TIMED)
+        for _ in range(CAPPED if watch.pattern.share is None else 0):
+            before, most = most, (1 + _mean(watch.shares(kept), watch)) / 2
+            if most >= before:
+                break
+            try:
+                kept = allocate(_choices(watch, harm, most), limits)
+            except PruneoptError:  # the latency asks for more
+                break
+        return kept
 
     def build(kept: Kept) -> Model:
         return zeroed(watch.analysis.model, watch.shares(kept), watch.pattern)
 
-    kept, rounds = confirmed(share, partial(allocate, choices), build, watch, watch.context.progress)
+    kept, rounds = confirmed(share, plan, build, watch, watch.context.progress)
     return watch.shares(kept), rounds
 
 
@@ -153,9 +167,19 @@ def zeroed(model: Model, shares: Mapping[Consumer, float], pattern: Pattern) -> 
     return made
 
 
-def _choice(consumer: Consumer, atom: Axis, harm: Array, pattern: Pattern) -> Choice:
-    """What may be kept of a layer: parts down to the fewest that were timed, or what the pattern says."""
-    least = _parts(max(TIMED) if pattern.share is None else pattern.share)
+def _mean(shares: Mapping[Consumer, float], watch: Watch) -> float:
+    """Share of zeros of the layers that can gain by them, together."""
+    sizes = {c: prod(shape(c)) for c in watch.atoms if watch.times[c].min() < watch.times[c][STEPS]}
+    return sum(size * shares.get(c, 0.0) for c, size in sizes.items()) / (sum(sizes.values()) or 1)
+
+
+def _choices(watch: Watch, harm: Mapping[Consumer, Array], most: float) -> list[Choice]:
+    return [_choice(c, atom, harm[c], watch.pattern, most) for c, atom in watch.atoms.items()]
+
+
+def _choice(consumer: Consumer, atom: Axis, harm: Array, pattern: Pattern, most: float) -> Choice:
+    """What may be kept of a layer: all but a share of zeros of `most`, or what the pattern says."""
+    least = _parts(most if pattern.share is None else pattern.share)
     parts = np.arange(STEPS, least - 1, -1) if pattern.share is None else np.array([STEPS, least])
     group = Group(consumer.use.constant.name, atom, (), 1, frozenset())
     damage = np.interp(1 - parts / STEPS, LEVELS, harm)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pruneopt.api import _zeros, make_context
+from pruneopt.arrays import Array
 from pruneopt.backends.ort import OnnxRuntime
 from pruneopt.cli import main
 from pruneopt.errors import PruneoptError, UsageError
@@ -16,6 +17,9 @@ from pruneopt.model import Model, values
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.sparsify import Sparsify
+from pruneopt.passes.sparsity.patterns import Pattern
+from pruneopt.passes.sparsity.sites import LEVELS
+from pruneopt.passes.statistics.consumers import Consumer
 from tests import models
 from tests.sparsity.test_sparsify import data, shared_outputs
 
@@ -115,6 +119,20 @@ def test_a_layer_whose_kernel_is_slow_stays_dense() -> None:
     kept = kept_of(made.model)
     assert kept.pop(odd) == 1.0
     assert min(kept.values()) < 0.5
+
+
+def test_harmless_layers_get_no_more_zeros_than_harm_is_known_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond half of the weights that are left on average."""
+    from pruneopt.passes import sparsify
+
+    easy = "t27"
+
+    def harm(consumer: Consumer, pattern: Pattern) -> Array:
+        return LEVELS**2 * (1e-6 if consumer.name == easy else 1)
+
+    monkeypatch.setattr(sparsify, "blind_harm", harm)
+    _, made = sparsified(0.8, Known(), calibrated=False)
+    assert max(each["sparsity"] for each in made.entry["passes"][0]["layers"]) < 0.8
 
 
 def test_patterns_with_a_share_of_their_own_are_all_or_nothing() -> None:
