@@ -1,12 +1,16 @@
 """Whole models with sparse kernels against the same weights run dense, in ONNX Runtime.
 
-    python -m benchmarks.sparse_models MODEL.onnx [--size tokens=128] [--density 0.2] [--block 16 1] [--threads 1 2]
+    python -m benchmarks.sparse_models [NAME ...] [--block 16 1] [--threads 1 2]      (default: all that have a name)
+    python -m benchmarks.sparse_models MODEL.onnx --size tokens=128 --density 0.2 --block 16 1
 
-Zeros go by magnitude into every MatMul, Gemm and Conv that has a weight (accuracy is measured elsewhere), the
+Networks with names are those of `benchmarks.accuracy`, and `resnet50` of timm with random weights; they are exported
+once. Zeros go by magnitude into every MatMul, Gemm and Conv that has a weight (accuracy is measured elsewhere), the
 result is tuned and runs in turns with the file as it was given (`dense`), and as pruneopt writes it with nothing
-changed but the zeros (`zeros`: without the shapes that a file may note, ONNX Runtime fuses other nodes). Times are
-medians, of the CPU time of one thread or of the clock. One object of figures for each block and number of threads;
-`bound` is the speed-up over `dense` if the kernels took no time at all, after a profile of what else runs.
+changed but the zeros (`zeros`: without the shapes that a file may note, ONNX Runtime fuses other nodes). `--untie`
+makes classifiers that are embedding tables sparse, too. Times are medians, of the CPU time of one thread or of the
+clock. One object of figures for each block and number of threads: `bound` is the speed-up over `dense` if the
+kernels took no time at all, after a profile of what else runs; `packed` is what they read but for inputs, as a share
+of the weights before.
 """
 
 from __future__ import annotations
@@ -15,20 +19,61 @@ import argparse
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from benchmarks.kernels import timed
 from pruneopt.frontends.dimensions import Feeds
 from pruneopt.model import Model, values
+from pruneopt.passes.pipeline import Pipeline
+from pruneopt.passes.untie import Untie
 from pruneopt.runtime import session_options
 from pruneopt.tune import tune, typical
 
 PROFILED = 10  # runs
+CACHE = Path.home() / ".cache/pruneopt/benchmarks"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, the sizes that it runs at, and its zeros."""
+
+    sizes: dict[str, int]
+    density: float = 0.2
+    blocks: tuple[int, ...] = (16,)
+
+
+CASES = {
+    "minilm": Case({"tokens": 128}, blocks=(16, 1)),
+    "efficientnet": Case({}),
+    "resnet50": Case({}),
+    "smollm2": Case({"tokens": 1}, density=0.5),
+}
+
+
+def exported(name: str) -> Path:
+    """The file of a network with a name, made where it is not there."""
+    path = CACHE / f"{name}.onnx"
+    if path.exists():
+        return path
+    if name != "resnet50":
+        import_module(f"benchmarks.accuracy.{name}").task(CACHE)
+        return path
+    from benchmarks.accuracy.exported import export_batched
+    from benchmarks.torchvision_ops import declare
+
+    declare()
+    import timm  # type: ignore[import-not-found]
+
+    export_batched(timm.create_model("resnet50").eval(), (3, 224, 224), path, "image", "logits")
+    return path
 
 
 def sparsified(model: Model, block: int, density: float) -> Model:
@@ -76,7 +121,7 @@ def profiled(out: Path, feeds: Feeds, threads: int, folder: Path) -> dict[str, f
     return {name: round(duration / total, 3) for name, duration in spent.most_common(8)}
 
 
-def measured(given: str, model: Model, sizes: dict[str, int], threads: int, trials: int) -> dict[str, Any]:
+def measured(given: Path, model: Model, sizes: dict[str, int], threads: int, trials: int) -> dict[str, Any]:
     """Tunes `model`, the file `given` with zeros, and runs it with its kernels and both dense, in turns."""
     import onnxruntime
 
@@ -94,7 +139,7 @@ def measured(given: str, model: Model, sizes: dict[str, int], threads: int, tria
         runs = {"ours": lambda: sparse.run(None, feeds), "dense": lambda: dense.run(None, feeds)}
         runs["zeros"] = lambda: zeros.run(None, feeds)
         times = timed(runs, threads)
-        files = out.stat().st_size / before.stat().st_size
+        files, weights = out.stat().st_size / before.stat().st_size, packed(before, out)
         shares = profiled(out, feeds, threads, Path(folder))
     kept = sum(row["kept"] for row in report["kernels"])
     speedup = times["dense"] / times["ours"]
@@ -105,10 +150,23 @@ def measured(given: str, model: Model, sizes: dict[str, int], threads: int, tria
         "ms": {name: round(seconds * 1e3, 3) for name, seconds in times.items()},
         "shares": shares,
         "file": round(files, 3),
+        "packed": round(weights, 3),
         "kernels": f"{kept} of {len(report['kernels'])} shapes",
         "error": report["max_rel_error"],
         "tuning_seconds": report["seconds"],
     }
+
+
+def packed(before: Path, out: Path) -> float:
+    """Bytes of all that kernels read but x, as a share of the weights and biases that it replaces."""
+    was, now = (
+        {
+            t.name: np.prod(t.dims) * onnx.numpy_helper.to_array(t).itemsize
+            for t in onnx.load(path).graph.initializer
+        }
+        for path in (before, out)
+    )
+    return float(sum(now[name] for name in now.keys() - was) / sum(was[name] for name in was.keys() - now))
 
 
 def without_onnxruntime(model: Model, sizes: dict[str, int], threads: int, trials: int) -> dict[str, float]:
@@ -127,28 +185,41 @@ def without_onnxruntime(model: Model, sizes: dict[str, int], threads: int, trial
         return {name: round(seconds * 1e3, 3) for name, seconds in timed(runs, threads).items()}
 
 
+def rows(name: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The figures of one network or file."""
+    case = CASES.get(name, Case({}))
+    path = exported(name) if name in CASES else Path(name)
+    given = {dim: int(number) for dim, _, number in (each.partition("=") for each in options.size)}
+    density, sizes = options.density or case.density, given or case.sizes
+    loaded = Model.load(path)
+    if options.untie:
+        loaded = Pipeline((Untie(),)).run(loaded).model
+    for block in options.block or case.blocks:
+        model = sparsified(loaded, block, density)
+        for threads in options.threads:
+            figures = measured(path, model, sizes, threads, options.trials)
+            if options.whole:
+                figures["whole"] = without_onnxruntime(model, sizes, threads, options.trials)
+            zeros = {"block": block, "zeros": 1 - density, "untied": options.untie}
+            yield {"model": path.stem, "threads": threads} | zeros | figures
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model")
+    parser.add_argument("model", nargs="*", default=list(CASES), help="a name, or a file")
     parser.add_argument("--size", nargs="*", default=[], metavar="DIM=N")
-    parser.add_argument("--density", type=float, default=0.2)
-    parser.add_argument("--block", type=int, nargs="*", default=[16, 1])
+    parser.add_argument("--density", type=float, default=0.0, help="share of the weights that are not zero")
+    parser.add_argument("--block", type=int, nargs="*", default=[])
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--untie", action="store_true", help="a weight for each product that shares one")
     parser.add_argument("--whole", action="store_true", help="also as a library without ONNX Runtime")
     options = parser.parse_args(arguments)
-    sizes = {name: int(number) for name, _, number in (each.partition("=") for each in options.size)}
-    loaded = Model.load(options.model)
-    for block in options.block:
-        model = sparsified(loaded, block, options.density)
-        for threads in options.threads:
-            case = {"model": Path(options.model).name, "block": block, "threads": threads}
-            figures = measured(options.model, model, sizes, threads, options.trials)
-            if options.whole:
-                figures["whole"] = without_onnxruntime(model, sizes, threads, options.trials)
-            print(json.dumps(case | {"zeros": 1 - options.density} | figures), flush=True)
+    for name in options.model:
+        for row in rows(name, options):
+            print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":
