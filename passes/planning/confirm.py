@@ -13,7 +13,7 @@ from pruneopt.passes.runtime import Progress
 
 Kept = dict[Axis, int]
 ROUNDS = 6  # plans that are measured, at most
-USED = 0.94  # of the budget; a plan that uses less is worth another round
+USED = 0.97  # of the budget; a plan that uses less is worth another round
 LEAST = 0.6  # of the budget: where not even a plan for that holds, it is the measurements that are wrong
 CAREFUL = 0.99  # of what would just do: measurements differ by about as much
 
