@@ -30,6 +30,7 @@ from pruneopt.passes.planning.kinds import KINDS, kinds_of
 from pruneopt.passes.planning.latency import Stopwatch
 from pruneopt.passes.planning.measured import foreseen, plan, survey, told
 from pruneopt.passes.planning.redistribute import redistributed
+from pruneopt.passes.planning.spared import spared
 from pruneopt.passes.planning.tally import Limit
 from pruneopt.passes.planning.uniform import leaders, share, within
 from pruneopt.passes.rewriting.masked import Masked
@@ -224,6 +225,9 @@ class Width(Budgeted):
         if self.plan == "redistributed":
             kinds = kinds_of(groups, evidence.analysis)
             return redistributed(groups, kinds, budgets, self.align, self.floor)
+        if self.plan is None and any(limit.uneven for limit in budgets):
+            (macs,) = limits(evidence.analysis, {"macs": 1.0})
+            return spared(groups, macs, budgets, self.align, self.floor)
         return within(groups, budgets, self.align, self.floor)
 
     def _watch(self, analysis: Analysis, groups: Sequence[Group], context: Context) -> Stopwatch:

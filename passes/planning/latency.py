@@ -8,7 +8,7 @@ timed again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
@@ -21,7 +21,7 @@ from pruneopt.errors import PruneoptError
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.planning.alone import cut_out
-from pruneopt.passes.planning.costs import latency_of, limits
+from pruneopt.passes.planning.costs import latency_of
 from pruneopt.passes.planning.fit import Timed, remainder, settle_all
 from pruneopt.passes.planning.sites import Layout, Numbering
 from pruneopt.passes.planning.tally import Limit, Tally, Term, Volume
@@ -36,8 +36,6 @@ QUIET = 0.85  # share of the kernels' times that is their own, for a measurement
 SETTLED = 0.9  # the same for what was timed again
 LONG = 0.8  # milliseconds; shorter kernels run undisturbed at least once
 ALONE = 0.02  # seconds that a kernel is timed alone
-PULL = 0.75  # how strongly groups that take more of the time than of the products give more of their width
-PULLS = (0.4, 2.5)  # powers of the uniform share, at least and at most
 
 
 class Stopwatch:
@@ -64,8 +62,7 @@ class Stopwatch:
             term.scale = scale
         terms: list[Term] = [*self._timed.values(), Volume((), between + scale * self._fixed)]
         original = Tally(Limit("latency", terms, 1.0, share)).total / self._ratio
-        made = Limit("latency", terms, original, share, uneven=True)
-        return replace(made, pull=self._pull(made))
+        return Limit("latency", terms, original, share, uneven=True)
 
     def measure(self, model: Model, kept: Kept) -> float:
         """Share of the original's latency that a smaller version has, in turns; its kernels are learnt from."""
@@ -141,17 +138,6 @@ class Stopwatch:
                 times[i] = sum(named)
         return Run(times, found.whole, SETTLED)
 
-    def _pull(self, made: Limit) -> dict[Axis, float]:
-        """Groups that cost more time than multiply-accumulates give more of their width, others less."""
-        (macs,) = limits(self.analysis, {"macs": 1.0})
-        tallies = Tally(made), Tally(macs)
-        found = {}
-        for group in self.groups:
-            time, work = (_saving(tally, group) for tally in tallies)
-            if time > 0 and work > 0:
-                found[group.atom] = float(np.clip((time / work) ** PULL, *PULLS))
-        return found
-
 
 @dataclass(frozen=True)
 class Run:
@@ -165,14 +151,6 @@ class Run:
 def _whole(keys: Mapping[int, str]) -> str:
     """The name in the latency table of a whole model with these kernels."""
     return f"model {sha256(' '.join(keys.values()).encode()).hexdigest()[:24]}"
-
-
-def _saving(tally: Tally, group: Group) -> float:
-    """Share of the cost that goes with half of a group, all others whole."""
-    before = tally.total
-    after = tally.set({group.atom: max(1, group.size // 2)})
-    tally.set({group.atom: group.size})
-    return (before - after) / (before or 1.0)
 
 
 def _plans(groups: Sequence[Group], seed: int) -> list[dict[Axis, int]]:

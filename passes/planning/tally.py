@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
@@ -52,7 +52,6 @@ class Limit:
         share: of it that may be kept, at most.
         spans: for each term the sums that it is part of, a range; None where there is one sum only.
         uneven: it was measured, so that a smaller size may cost as much as a larger one, or more.
-        pull: power of the uniform share that a group keeps, 1 where absent; costly groups give more.
     """
 
     name: str
@@ -61,7 +60,6 @@ class Limit:
     share: float
     spans: Sequence[slice] | None = None
     uneven: bool = False
-    pull: Mapping[Axis, float] = field(default_factory=dict)
 
     @property
     def most(self) -> float:

@@ -31,16 +31,12 @@ def share(groups: Sequence[Group], ratio: float, align: int, floor: float) -> Ke
 def within(groups: Sequence[Group], limits: Sequence[Limit], align: int, floor: float) -> Kept:
     """The largest uniform share within all limits; those that have given most get what is left.
 
-    Costly groups give a power of that share (`Limit.pull`). Where one group of each product does not suffice, all
-    groups are used.
+    Where one group of each product does not suffice, all groups are used.
 
     Raises:
         PruneoptError: not even the floors of all groups are within the limits.
     """
-    pull = {g: max((each.pull.get(g.atom, 1.0) for each in limits), default=1.0) for g in groups}
-    line = Line(
-        lambda ratio: {g: ratio ** pull[g] * g.size for g in groups}, lambda group, kept: kept / group.size
-    )
+    line = Line(lambda ratio: {g: ratio * g.size for g in groups}, lambda group, kept: kept / group.size)
     try:
         return furthest(leaders(groups), line, limits, align, floor)
     except PruneoptError:
