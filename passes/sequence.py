@@ -12,7 +12,6 @@ from itertools import chain
 from math import prod
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import atoms
 from pruneopt.analysis.masks import mask_of, touched
@@ -22,8 +21,8 @@ from pruneopt.passes.aim import Aim, Targets
 from pruneopt.passes.context import Context
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
-from pruneopt.passes.statistics.activations import Activation, activation_of
 from pruneopt.passes.statistics.consumers import Consumer, find_consumers
+from pruneopt.passes.statistics.junctions import Junction, junctions_of
 from pruneopt.passes.statistics.leastsquares import Refit, refit, ridge
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.rows import Sampler, rows_for
@@ -43,23 +42,6 @@ class Settings:
     ridge: float
     conv_ridge: float
     samples: int
-
-
-@dataclass(frozen=True)
-class Junction:
-    """Where a layer writes: `total` is the layer's biased output, plus `skip` where there is one.
-
-    `activation` is what reads the total, where nothing else does.
-    """
-
-    total: str
-    skip: str | None
-    activation: Activation | None = None
-
-    @property
-    def seen(self) -> list[str]:
-        """The total, and what the activation makes of it."""
-        return [self.total, *([self.activation.name] if self.activation else [])]
 
 
 def refit_all(
@@ -84,7 +66,7 @@ class _Sequence:
         self.pruned = Stream(masked, context, batches)
         self.nodes = makers(self.pruned.model.graph)
         self.waiting = {c.name: c for c in find_consumers(claim.analysis) if not c.shared}
-        self.junctions = {name: junction_of(c, claim) for name, c in self.waiting.items()}
+        self.junctions = junctions_of(self.waiting.values(), claim.analysis)
         blind = any(map(self._is_blind, self.waiting.values()))
         self.dense: Targets | None = None
         if settings.way == "stream" or (settings.way == "self" and blind):
@@ -169,7 +151,8 @@ class _Sequence:
             added = sampler.targets(i, found[1]) if skip else None
             wanted = (goals[0] if added is None else goals[0] - added) if goals else None
             samples += [Sample(rows, added, seen, out).thinned(self.count) for seen in goals[1:]]
-            (held if out else fit).add(rows, wanted)
+            weights = junction.weights(goals[0]) if junction is not None and goals else None
+            (held if out else fit).add(rows, wanted, weights)
         return (fit if fit.count else held), (held if held.count else fit)
 
     def _totals(self, junction: Junction | None) -> Iterator[list[Array]]:
@@ -225,27 +208,6 @@ class _Sequence:
         after = [t.name for node in total.outputs if node.op in SQUASHING for t in node.outputs]
         few = prod(consumer.outputs) * self.settings.samples <= MOST_TARGETS
         return few and not outputs.isdisjoint((total.name, *after))
-
-
-def junction_of(consumer: Consumer, claim: Masked) -> Junction:
-    """Where a consumer's output goes, after its bias: `Add` of a tensor of the same shape, or nothing else."""
-    out = consumer.node.outputs[0]
-    graph = claim.analysis.model.graph
-    add = _only_add(out)
-    if add is not None and any(isinstance(t, gs.Constant) for t in add.inputs):
-        out = add.outputs[0]
-        add = _only_add(out)
-    if add is None:
-        return Junction(out.name, None, activation_of(out, graph))
-    other = next((t for t in add.inputs if t is not out), None)
-    shapes = claim.analysis.seen.shapes
-    if not isinstance(other, gs.Variable) or shapes.get(other.name) != shapes.get(out.name):
-        return Junction(out.name, None)
-    return Junction(add.outputs[0].name, other.name, activation_of(add.outputs[0], graph))
-
-
-def _only_add(tensor: gs.Tensor) -> gs.Node | None:
-    return tensor.outputs[0] if len(tensor.outputs) == 1 and tensor.outputs[0].op == "Add" else None
 
 
 def _error(found: Refit, held: Moments) -> float:

@@ -31,7 +31,7 @@ def survey(
     Groups are looked at in lots whose moments fit into memory; they are kept where one lot holds them all.
     """
     fit, held = hold_out(batches)
-    more = len(split_batches(fit, 1)) / len(split_batches(held, 1))
+    more = len(split_batches(batches, 1)) / len(split_batches(held, 1))
     lots = list(_lots(groups, find_consumers(analysis)))
     whole = Evidence(analysis, context.seed)
     for i, lot in enumerate(lots):

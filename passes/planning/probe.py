@@ -93,11 +93,11 @@ def rates(
         if points[0][1] > ROUNDING:  # a little of what does no harm does none
             points = [*(point(group, count) for count in less), *points]
         found[group] = _worth(points)
-    return found | {g: _between(g, effort, found) for g in curves if g not in found}
+    return found | {g: between(g, effort, found, curves[g]) for g in curves if g not in found}
 
 
 @dataclass(frozen=True)
-class _Effort:
+class Effort:
     """Which groups are probed, at how many points and with which data, so that the forwards suffice.
 
     Attributes:
@@ -118,7 +118,7 @@ class _Effort:
         return both if self.points == 2 else (float(np.sqrt(both[0] * both[1])),)
 
 
-def _effort(groups: list[Group], evidence: Evidence, batches: Sequence[Feeds], part: float) -> _Effort:
+def _effort(groups: list[Group], evidence: Evidence, batches: Sequence[Feeds], part: float) -> Effort:
     singles = split_batches(batches, 1)
     most = max(1.0, FORWARDS * part * len(singles))  # rows that all probes may run on together
     points = 2 if 2 * len(groups) <= most else 1
@@ -132,15 +132,20 @@ def _effort(groups: list[Group], evidence: Evidence, batches: Sequence[Feeds], p
     count = max(1, min(len(pieces), each // min(each, ROWS)))
     spread = np.linspace(0, len(pieces) - 1, count + 2)[1:-1].round().astype(int)
     chosen = [pieces[i] for i in spread] if count < len(pieces) else pieces
-    return _Effort(probed, chosen, points, list(rows.values()))
+    return Effort(probed, chosen, points, list(rows.values()))
 
 
-def _between(group: Group, effort: _Effort, found: Mapping[Group, Worth]) -> Worth:
-    """What lies between the nearest like groups that were probed."""
+def between(group: Group, effort: Effort, found: Mapping[Group, Worth], curve: Curve) -> Worth:
+    """To lose the same share does what lies between the nearest like groups that were probed.
+
+    Damage is compared, not what an error is worth: errors are shares of variances, which a few huge rows may make up.
+    """
     row = next(r for r in effort.rows if group in r)
     places = [i for i, g in enumerate(row) if g in found]
-    rates_ = [np.log(found[row[i]].damages[0] / found[row[i]].errors[0]) for i in places]
-    return Worth((1.0,), (float(np.exp(np.interp(row.index(group), places, rates_))),))
+    damages = [np.log(found[row[i]].damages[-1]) for i in places]
+    count = max(1, int(effort.shares(group)[-1] * group.size))
+    error = max(float(curve.error[count]), np.finfo(float).tiny)
+    return Worth((error,), (float(np.exp(np.interp(row.index(group), places, damages))),))
 
 
 def _worth(points: Sequence[tuple[float, float]]) -> Worth:

@@ -17,9 +17,8 @@ from pruneopt.analysis.infer import Analysis
 from pruneopt.arrays import Array, Feeds
 from pruneopt.passes.context import Context
 from pruneopt.passes.proof import comparison_points
-from pruneopt.passes.rewriting.masked import Masked
-from pruneopt.passes.sequence import Junction, junction_of
 from pruneopt.passes.statistics.consumers import Consumer, find_consumers
+from pruneopt.passes.statistics.junctions import Junction, junctions_of
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.stream import Stream
 
@@ -42,8 +41,7 @@ class Aims:
     def __init__(
         self, analysis: Analysis, layers: Iterable[Consumer], context: Context, batches: Sequence[Feeds]
     ) -> None:
-        whole = Masked(analysis, {})
-        found = {c.name: junction_of(c, whole) for c in layers}
+        found = junctions_of(layers, analysis)
         self.waiting = {c.name: c for c in find_consumers(analysis, columns=True) if c.name in found}
         ends = set(comparison_points(analysis.model.graph))
         self.junctions = {

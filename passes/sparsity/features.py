@@ -8,11 +8,11 @@ from functools import cached_property
 import numpy as np
 
 from pruneopt.arrays import Array
-from pruneopt.passes.sequence import Junction
 from pruneopt.passes.sparsity.aims import HELD, Aims, Targets, pooled
 from pruneopt.passes.sparsity.gram import Gram
 from pruneopt.passes.sparsity.patterns import Pattern
 from pruneopt.passes.statistics.consumers import Consumer
+from pruneopt.passes.statistics.junctions import Junction
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.rows import Sampler
 from pruneopt.passes.statistics.stream import Stream

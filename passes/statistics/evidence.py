@@ -17,6 +17,7 @@ from pruneopt.errors import UsageError
 from pruneopt.model import values
 from pruneopt.passes.context import Context
 from pruneopt.passes.statistics.consumers import Consumer, Index, consumers_of, find_consumers
+from pruneopt.passes.statistics.junctions import Junction, junctions_of
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.pairs import PairMoments, find_pairs
 from pruneopt.passes.statistics.rows import Sampler, rows_for
@@ -142,6 +143,7 @@ def gather(
     free = set(wanted)
     consumers = {id(c.node): c for c in evidence.consumers if not free.isdisjoint(atoms(c.input_axis))}
     pairs = {id(p.node): p for p in find_pairs(analysis) if p.atom in free}
+    junctions = junctions_of(consumers.values(), analysis)
     stream = Stream(analysis.model, context, batches)
     watchers = dict(watched or {})
     for node in analysis.model.graph.nodes:
@@ -150,7 +152,8 @@ def gather(
             for i, (data,) in enumerate(stream.reach(name)):
                 watch(i, data)
         if id(node) in consumers:
-            _gather_rows(consumers[id(node)], stream, evidence)
+            consumer = consumers[id(node)]
+            _gather_rows(consumer, junctions[consumer.name], stream, evidence)
         if id(node) in pairs:
             moments = PairMoments(pairs[id(node)])
             for left, right in stream.reach(*moments.pair.operands):
@@ -159,7 +162,7 @@ def gather(
     return evidence
 
 
-def _gather_rows(consumer: Consumer, stream: Stream, evidence: Evidence) -> None:
+def _gather_rows(consumer: Consumer, junction: Junction, stream: Stream, evidence: Evidence) -> None:
     """Consumers that see the same rows share their moments."""
     known = [c for c in evidence.consumers if c.name in evidence.moments and c.sees(consumer)]
     if known:
@@ -168,8 +171,10 @@ def _gather_rows(consumer: Consumer, stream: Stream, evidence: Evidence) -> None
     most = rows_for(consumer.features, SAMPLES)
     sampler = Sampler(consumer, most, stream.valid, evidence.seed)
     moments = evidence.moments[consumer.name] = Moments()
-    for i, (data,) in enumerate(stream.reach(consumer.data)):
-        moments.add(sampler.rows(i, data))
+    names = [consumer.data, *([junction.total] if junction.under_norm else [])]
+    for i, (data, *total) in enumerate(stream.reach(*names)):
+        weights = junction.weights(sampler.targets(i, total[0])) if total else None
+        moments.add(sampler.rows(i, data), None, weights)
     moments.settle()
 
 

@@ -24,6 +24,19 @@ def test_moments_of_blocks_equal_those_of_all_rows(offset: float) -> None:
     np.testing.assert_allclose(moments.cross, wanted.transpose(0, 2, 1) @ centred / 5000, atol=2e-3)
 
 
+def test_a_row_that_counts_twice_is_there_twice_and_settled_moments_stay() -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((1, 40, 4)).astype(np.float32)
+    once, twice = Moments(), Moments()
+    once.add(rows, None, np.array([2.0] * 10 + [1.0] * 30, np.float32))
+    twice.add(np.concatenate([rows, rows[:, :10]], axis=1))
+    before = once.covariance
+    once.settle()
+    np.testing.assert_allclose(before, twice.covariance, atol=1e-6)
+    np.testing.assert_allclose(once.covariance, before, rtol=1e-6)
+    np.testing.assert_allclose(once.mean, twice.mean, atol=1e-6)
+
+
 def test_refit_recovers_what_the_kept_features_can_express() -> None:
     rng = np.random.default_rng(1)
     kept = rng.standard_normal((400, 4))
