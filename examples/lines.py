@@ -1,10 +1,11 @@
 """Lines of text for a recogniser: drawn as images, and read back from what it makes of them.
 
-Images are float32 [lines, 3, 48, width] in [-1, 1], as PP-OCR wants them; words come from this project's own pages.
+Images are float32 [lines, 3, 48, width] in [-1, 1], as PP-OCR wants them; words come from a text that does not
+change, this project's licence.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,10 +19,9 @@ WIDTHS = (160, 240, 320)  # pixels; a batch has one width
 HEIGHT, BATCH, EDGE = 48, 8, 12
 
 
-def words(pages: Iterable[Path]) -> list[str]:
-    """The words of all `pages`, each once, in a fixed order."""
-    text = " ".join(path.read_text("utf-8") for path in sorted(pages))
-    found = sorted(set(re.findall(r"\b[A-Za-z]{2,}\b[,.;:]?", text)))
+def words(page: Path) -> list[str]:
+    """The words of a text, each once, in a fixed order."""
+    found = sorted(set(re.findall(r"\b[A-Za-z]{2,}\b[,.;:]?", page.read_text("utf-8"))))
     return [str(word) for word in np.random.default_rng(1).permutation(found)]
 
 
