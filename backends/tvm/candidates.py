@@ -16,6 +16,7 @@ from pruneopt.backends.tvm.packing import Floats
 from pruneopt.backends.tvm.templates.positions import Positions
 
 BLOCKS = (64, 32, 16, 8, 4)
+SHORT = 28  # lines of a channel that stay in the first cache at the widths that images have
 SLACK = 1.1  # stored numbers for each non-zero, at most, for a block size to be possible
 FAST = (24 << 10, 40 << 10)  # bytes of panel that may stay in the first cache
 MIXED = (1, 2, 4)  # outputs with zeros of their own that are worked off together
@@ -126,7 +127,7 @@ def _depthwise(layer: Layer) -> list[Schedule]:
     assert layer.image is not None
     high = layer.image.out[0]
     rows = sorted(range(1, min(high, 8) + 1), key=lambda each: (high % each > 0, abs(each - 4)))
-    found = [Schedule("depthwise", 1, tile, each) for each in rows[:4] for tile in (min(high, 28), high)]
+    found = [Schedule("depthwise", 1, tile, each) for each in rows[:4] for tile in (min(high, SHORT), high)]
     return list(dict.fromkeys(found))
 
 

@@ -96,6 +96,11 @@ class Schedule:
     mixed: bool = False
 
     @property
+    def whole(self) -> bool:
+        """Whether zeros are stored, too: the kernel looks no place up."""
+        return self.template == "depthwise"
+
+    @property
     def strip(self) -> int:
         """Outputs whose values lie together."""
         return min(STRIP, self.block) if self.template == "positions" else self.block

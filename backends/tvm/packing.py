@@ -91,7 +91,7 @@ def pack(weight: Floats, bias: Floats | None, layer: Layer, schedule: Schedule, 
     padded = np.zeros((layer.groups, cut.blocks * cut.block, layer.inputs), np.float32)
     padded[:, : layer.outputs] = weight
     blocks = padded.reshape(layer.groups, cut.blocks, cut.block, layer.inputs)
-    group, block, column = np.nonzero(np.any(blocks != 0, axis=2) | (schedule.template == "depthwise"))
+    group, block, column = np.nonzero(np.any(blocks != 0, axis=2) | schedule.whole)
     entries = blocks[group, block, :, column]
     mask = (entries != 0) @ (1 << np.arange(cut.block)) - 1 if schedule.mixed else np.zeros(len(column), int)
     stretch = (group * cut.spans + block // cut.span) * cut.stretches + column // cut.depth

@@ -6,7 +6,7 @@ All candidates get a few runs, the better third more, the best of these most: wh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pruneopt.backends.tvm.candidates import blocks, candidates, family, varied
@@ -57,28 +57,41 @@ def tune(
     known = records.known(name)
     if known and records.finished(name) >= trials:
         return _best(known, 0)
-    ready: dict[Schedule, Timed] = {}
-    measured = 0
-
-    def seconds(schedule: Schedule, rounds: int) -> float:
-        nonlocal measured
-        if known.get(schedule, (0.0, 0))[1] < rounds:
-            if schedule not in ready:
-                ready[schedule] = trial(Plan(layer.plain(), schedule, target.lanes), target, work)
-            known[schedule] = _measure(ready[schedule], rounds), rounds
-            records.add(name, schedule, *known[schedule])
-            measured += 1
-        tried(min(each for each, _ in known.values()))
-        return known[schedule][0]
-
+    times = _Times(
+        name, records, lambda each: trial(Plan(layer.plain(), each, target.lanes), target, work), tried, known
+    )
     estimates = candidates(layer, block, work.n, target.lanes, density)
-    chosen = _chosen(estimates, trials, lambda schedule: seconds(schedule, ROUNDS[0]))
+    chosen = _chosen(estimates, trials, lambda schedule: times.seconds(schedule, ROUNDS[0]))
     for rounds in ROUNDS:
         for schedule in chosen:
-            seconds(schedule, rounds)
+            times.seconds(schedule, rounds)
         chosen = _better(chosen, known)
     records.finish(name, trials)
-    return _best(known, measured)
+    return _best(known, times.measured)
+
+
+@dataclass
+class _Times:
+    """What one layer's schedules take: `known` from the records under `name`, or measured now and recorded at once."""
+
+    name: str
+    records: Records
+    make: Callable[[Schedule], Timed]
+    tried: Callable[[float], None]
+    known: dict[Schedule, tuple[float, int]]
+    measured: int = 0
+    _ready: dict[Schedule, Timed] = field(default_factory=dict)
+
+    def seconds(self, schedule: Schedule, rounds: int) -> float:
+        """Seconds of one run, by at least so many rounds."""
+        if self.known.get(schedule, (0.0, 0))[1] < rounds:
+            if schedule not in self._ready:
+                self._ready[schedule] = self.make(schedule)
+            self.known[schedule] = _measure(self._ready[schedule], rounds), rounds
+            self.records.add(self.name, schedule, *self.known[schedule])
+            self.measured += 1
+        self.tried(min(each for each, _ in self.known.values()))
+        return self.known[schedule][0]
 
 
 def _chosen(

@@ -11,12 +11,11 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.axes import Axis, atoms
 from pruneopt.analysis.infer import Analysis
 from pruneopt.arrays import Array
-from pruneopt.passes.rotation.norms import written_out
+from pruneopt.passes.rotation.norms import RMS, written_out
 from pruneopt.passes.statistics.activations import Activation, activation_of
 from pruneopt.passes.statistics.consumers import Consumer
 
-NORMS = "LayerNormalization RMSNormalization SimplifiedLayerNormalization".split()
-NORMS += ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"]
+NORMS = RMS | {"LayerNormalization", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"}
 LEAST = 1e-3  # of a typical row's square: what is shorter counts no more than that
 
 
