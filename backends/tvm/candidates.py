@@ -21,6 +21,8 @@ SLACK = 1.1  # stored numbers for each non-zero, at most, for a block size to be
 FAST = (24 << 10, 40 << 10)  # bytes of panel that may stay in the first cache
 MIXED = (1, 2, 4)  # outputs with zeros of their own that are worked off together
 ALL = {4: 32, 8: 16, 16: 32}  # vector registers, by lanes
+LOOKED_UP = 16  # lanes of the vectors out of which others pick their numbers: those of AVX-512
+FEW = 8  # rows up to which that may be faster than rows in the lanes
 REGISTERS = {4: 24, 8: 12, 16: 24}  # vectors of sums that leave room for the others, by lanes
 
 
@@ -48,6 +50,8 @@ def candidates(layer: Layer, block: int, n: int, lanes: int, density: float) -> 
     every: list[Schedule] = []
     if layer.image is None and (block > 1 or n == 1):
         every += _outputs(block, n, lanes)
+    if layer.image is None and block < lanes // 2 and lanes == LOOKED_UP and n <= FEW:
+        every += _lookups(layer, n, lanes)
     for size in MIXED if block == 1 else (block,):
         found = _lines(layer, size, lanes) if layer.image else _rows(layer, size, n, lanes)
         every += [replace(each, mixed=size > block) for each in found]
@@ -76,6 +80,17 @@ def _outputs(block: int, n: int, lanes: int) -> list[Schedule]:
             repeats = (1, 4) if rows < n else (1,)
             found += [Schedule("outputs", block, rows * repeat, rows) for repeat in repeats]
     return [each for each in found if each.registers >= min(4, n)]
+
+
+def _lookups(layer: Layer, n: int, lanes: int) -> list[Schedule]:
+    """All outputs at a time, or so many that threads can share them."""
+    blocks = -(-layer.outputs // lanes)
+    return [
+        Schedule("lookup", lanes, rows, rows, 2 * lanes, span)
+        for rows in (1, 2, 4)
+        if rows <= n
+        for span in ((0, 32) if blocks > 32 else (0,))
+    ]
 
 
 def _vectors(block: int, lanes: int) -> tuple[int, ...]:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from pruneopt.backends.tvm.layer import OFFSET_LIMIT, VERSION, Layer, Schedule, digest
-from pruneopt.backends.tvm.packing import Ints
+from pruneopt.backends.tvm.layer import VERSION, Layer, Schedule, digest
+from pruneopt.backends.tvm.packing import Ints, offset_kind
 from pruneopt.backends.tvm.target import Target
 from pruneopt.backends.tvm.templates.depthwise import Depthwise
 from pruneopt.backends.tvm.templates.frame import kernel
+from pruneopt.backends.tvm.templates.lookup import Lookup
 from pruneopt.backends.tvm.templates.outputs import Outputs
 from pruneopt.backends.tvm.templates.positions import Positions
 
@@ -24,7 +25,7 @@ from pruneopt.backends.tvm.templates.positions import Positions
 QUICK = {"tirx.disable_storage_rewrite": True, "tirx.disable_cse_tir": True}
 # Half the time of compiling, for arrays that are as small as can be already.
 SKIPPED = ["s_tir.CompactBufferAllocation"]
-TEMPLATES = {"outputs": Outputs, "positions": Positions, "depthwise": Depthwise}
+TEMPLATES = {"outputs": Outputs, "positions": Positions, "lookup": Lookup, "depthwise": Depthwise}
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Plan:
         return np.array(self.template().places(), np.int64)
 
     @property
-    def wide_offsets(self) -> bool:
-        """Whether places need more than 16 bits."""
-        return int(self.places().max(initial=0)) >= OFFSET_LIMIT
+    def offsets(self) -> str:
+        """The type of places."""
+        return offset_kind(self.places())
 
     @property
     def scratch(self) -> int:
@@ -82,8 +83,7 @@ class Plan:
 
     def function(self, tensors: bool = False) -> Any:
         """The TVM function; `tensors` as in `frame.kernel`."""
-        kind = "int32" if self.wide_offsets else "uint16"
-        return kernel(self.name, self.lanes, kind, self.template().emit, tensors)
+        return kernel(self.name, self.lanes, self.offsets, self.template().emit, tensors)
 
 
 def compiled(plans: Sequence[Plan], target: Target, tensors: bool = False) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 
 from pruneopt.backends.tvm.layer import Layer, Schedule
+from pruneopt.backends.tvm.packing import order
 from pruneopt.backends.tvm.templates.outputs import CHAINS as PARTIAL
 from pruneopt.backends.tvm.templates.pieces import chunk_sizes
 from pruneopt.backends.tvm.templates.positions import CHAINS, Positions
@@ -22,6 +23,8 @@ LATENCY = 4  # cycles until a sum can be added to again
 BRANCH = 20  # cycles that a mispredicted branch costs
 MASK = 15  # cycles until the loop of the next mask runs
 MOVED = 2  # cycles for each vector that is copied
+LOOKUP = 2  # cycles for the places and values of one step of lookups
+LARGEST = 1.77  # deviations from the mean that the largest of 16 normal numbers has
 RUN = 15  # cycles until a run of numbers far from the last one is on its way from or to memory
 TURNED = 7  # cycles for each vector that is transposed
 
@@ -30,6 +33,8 @@ def cycles(layer: Layer, schedule: Schedule, n: int, lanes: int, density: float)
     """Of `n` rows or images on one core; `density` is the share of inputs that a block of outputs reads."""
     if schedule.template == "outputs":
         return _outputs(layer, schedule, n, lanes, density)
+    if schedule.template == "lookup":
+        return _lookup(layer, schedule, n, density)
     return _positions(layer, schedule, n, lanes, density)
 
 
@@ -51,6 +56,16 @@ def _outputs(layer: Layer, schedule: Schedule, n: int, lanes: int, density: floa
     each = _entry(rows * wide, rows * (1 + far) + wide, chains, lanes)
     turns = -(-layer.outputs // schedule.block) * -(-n // rows)
     return turns * (density * layer.inputs * each + BRANCH + rows * wide * MOVED)
+
+
+def _lookup(layer: Layer, schedule: Schedule, n: int, density: float) -> float:
+    """A block takes as many steps as the output with most entries, of which the largest of 16 normal numbers is one."""
+    cut = order(layer, schedule)
+    mean = cut.depth * density
+    steps = min(cut.depth, mean + LARGEST * (mean * (1 - density)) ** 0.5)
+    rows = min(schedule.registers, n)
+    turns = layer.groups * cut.blocks * cut.stretches * -(-n // rows)
+    return float(turns * (steps * max(LOOKUP, rows) + BRANCH + rows * MOVED))
 
 
 def _positions(layer: Layer, schedule: Schedule, n: int, lanes: int, density: float) -> float:

@@ -74,7 +74,7 @@ def _weight(body: Body, plan: Plan) -> str:
     count = body.op("Sub", body.part(starts, 1, cut.segments * cut.masks + 1), begin)
     # The loop of each entry is the number of loops that have begun after the first: one mark for each, added up.
     # Ops whose output's size depends on values would not be computed when the model is loaded.
-    size = body.op("Shape", "offsets")
+    size = body.part(body.op("Shape", "offsets"), 0, 1)
     zeros = body.op("ConstantOfShape", body.op("Add", size, body.constant([1])), value=_tensor(0, np.int64))
     begun = body.part(begin, 1, cut.segments * cut.masks)
     ones = body.constant(np.ones(cut.segments * cut.masks - 1))
@@ -83,14 +83,23 @@ def _weight(body: Body, plan: Plan) -> str:
     entry = body.op("Range", body.constant(0), body.op("Squeeze", size), body.constant(1))
     number = body.op("Sub", entry, body.op("Gather", begin, loop))
     segment, mask = body.divided(loop, cut.masks)
+    if plan.schedule.sliced:
+        segment = body.shaped(body.op("Tile", body.shaped(segment, -1, 1), body.constant([1, cut.block])), -1)
     numbers = body.part(starts, cut.numbers, cut.numbers + cut.segments)
     block = _block(body, cut, segment, body.op("Gather", numbers, segment))
     column = _column(body, plan, cut, segment)
-    entries = _entries(body, plan, cut, count, loop, number, mask)
-    where = body.op("Concat", body.shaped(block, -1, 1), body.shaped(column, -1, 1), axis=1)
+    places = [block, column]
+    if plan.schedule.sliced:
+        entries = body.shaped("values", -1)
+        slots = body.op("Range", body.constant(0), body.op("Size", "offsets"), body.constant(1))
+        places.append(body.divided(slots, cut.block)[1])
+    else:
+        entries = _entries(body, plan, cut, count, loop, number, mask)
+    where = body.op("Concat", *(body.shaped(each, -1, 1) for each in places), axis=1)
     shape = body.constant([cut.groups * cut.blocks, layer.inputs, cut.block])
     zeros = body.op("ConstantOfShape", shape, value=_tensor(0, np.float32))
-    made = body.op("Transpose", body.op("ScatterND", zeros, where, entries), perm=[0, 2, 1])
+    placed = body.op("ScatterND", zeros, where, entries, reduction="add")
+    made = body.op("Transpose", placed, perm=[0, 2, 1])
     whole = body.shaped(made, cut.groups, cut.blocks * cut.block, layer.inputs)
     return body.part(whole, 0, layer.outputs, 1)
 
@@ -113,7 +122,7 @@ def _column(body: Body, plan: Plan, cut: Order, segment: str) -> str:
     places = plan.places()
     taps = plan.layer.taps
     step = int(places[taps] - places[0]) if len(places) > taps else int(places.max()) + 1
-    offset = body.op("Cast", "offsets", to=onnx.TensorProto.INT64)
+    offset = body.shaped(body.op("Cast", "offsets", to=onnx.TensorProto.INT64), -1)
     channel, left = body.divided(offset, step)
     same = body.op("Equal", body.shaped(left, -1, 1), body.constant(places[:taps]))
     tap = body.op("ArgMax", body.op("Cast", same, to=onnx.TensorProto.INT32), axis=1, keepdims=0)

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # Part of every record and kernel name: raise it when a template changes what it makes of the same knobs.
-VERSION = 4
-OFFSET_LIMIT = 1 << 16
+VERSION = 5
 STRIP = 8  # outputs of a block whose sums are held in registers at the same time, where positions lie in the lanes
 
 
@@ -77,10 +76,11 @@ class Schedule:
     """The knobs of one kernel.
 
     Attributes:
-        template: `outputs` puts neighbouring outputs into the lanes of a vector, `positions` rows or pixels.
+        template: `outputs` puts neighbouring outputs into the lanes of a vector, `positions` rows or pixels;
+            `lookup` outputs, each with inputs of its own.
         block: how many neighbouring outputs are worked off together; they share their zeros unless `mixed`.
         tile: rows, pixels (pointwise images) or lines (other images) that one unit of work covers.
-        registers: rows (`outputs`) or vectors (`positions`) whose sums are held in registers.
+        registers: rows (`outputs`, `lookup`) or vectors (`positions`) whose sums are held in registers.
         depth: inputs, or channels of an image, that are worked through at a time; 0 is all.
         span: blocks of outputs worked through for each `depth`; 0 is all.
         mixed: whether each output of a block has zeros of its own: what an input is multiplied by is read off a
@@ -99,6 +99,11 @@ class Schedule:
     def whole(self) -> bool:
         """Whether zeros are stored, too: the kernel looks no place up."""
         return self.template == "depthwise"
+
+    @property
+    def sliced(self) -> bool:
+        """Whether each output of a block has entries of its own, as many as the one that has most (sliced ELLPACK)."""
+        return self.template == "lookup"
 
     @property
     def strip(self) -> int:

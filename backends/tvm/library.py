@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pruneopt.backends.tvm.compiler import Plan, object_file
 from pruneopt.backends.tvm.layer import VERSION
 from pruneopt.backends.tvm.target import Target
@@ -116,5 +118,5 @@ def _entry(plan: Plan) -> str:
     ]
     body = ", ".join(map(str, numbers))
     pairs = f"{{{size[0]}, {size[1]}}}, {{{out[0]}, {out[1]}}}"
-    bits = 32 if plan.wide_offsets else 16
+    bits = np.dtype(plan.offsets).itemsize * 8
     return f'{{"{plan.name}", __tvm_ffi_{plan.name}, {body}, {pairs}, {plan.scratch}, {bits}}},'

@@ -11,16 +11,20 @@ Entries of a segment are the inputs where any output of the block is not zero:
 - offsets [entries]: where the kernel finds that input, from the start of its stretch;
 - starts: the first entry of each segment, or of each mask in it, and the end; then which block of the span each
   segment is; then, if `mixed`, the first value of each segment.
+
+Entries of a `sliced` schedule are the first non-zeros of all outputs of a block, the second, and so on: values and
+offsets [entries, block], both zero where an output has no more.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pruneopt.backends.tvm.layer import OFFSET_LIMIT, Layer, Schedule
+from pruneopt.backends.tvm.layer import Layer, Schedule
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -63,7 +67,7 @@ class Packed:
     """The arrays of the module's docstring, and the bias [groups * blocks * block], zeros where there is none."""
 
     values: Floats
-    offsets: npt.NDArray[np.uint16] | npt.NDArray[np.int32]
+    offsets: npt.NDArray[Any]
     starts: npt.NDArray[np.int32]
     bias: Floats
 
@@ -91,11 +95,31 @@ def pack(weight: Floats, bias: Floats | None, layer: Layer, schedule: Schedule, 
     padded = np.zeros((layer.groups, cut.blocks * cut.block, layer.inputs), np.float32)
     padded[:, : layer.outputs] = weight
     blocks = padded.reshape(layer.groups, cut.blocks, cut.block, layer.inputs)
+    made = _sliced(blocks, cut, places) if schedule.sliced else _shared(blocks, schedule, cut, places)
+    entries, offsets, starts = made
+    return Packed(
+        np.ascontiguousarray(entries),
+        offsets.astype(offset_kind(places)),
+        starts.astype(np.int32),
+        _padded_bias(bias, layer, cut),
+    )
+
+
+def offset_kind(places: Ints) -> str:
+    """The smallest type that holds all places."""
+    most = int(places.max(initial=0))
+    return "uint8" if most < 1 << 8 else "uint16" if most < 1 << 16 else "int32"
+
+
+def _shared(blocks: Floats, schedule: Schedule, cut: Order, places: Ints) -> tuple[Floats, Ints, Ints]:
+    """Values, offsets and starts of entries that all outputs of a block share, or those of a mask."""
     group, block, column = np.nonzero(np.any(blocks != 0, axis=2) | schedule.whole)
     entries = blocks[group, block, :, column]
     mask = (entries != 0) @ (1 << np.arange(cut.block)) - 1 if schedule.mixed else np.zeros(len(column), int)
     stretch = (group * cut.spans + block // cut.span) * cut.stretches + column // cut.depth
-    numbers = _sorted(stretch, block % cut.span, cut)
+    counts = np.zeros((cut.segments // cut.span, cut.span), np.int64)
+    np.add.at(counts, (stretch, block % cut.span), 1)
+    numbers = _sorted(counts, cut)
     place = np.argsort(numbers, axis=1)[stretch, block % cut.span]
     loop = (stretch * cut.span + place) * cut.masks + mask
     sequence = np.lexsort((column, loop))
@@ -110,22 +134,34 @@ def pack(weight: Floats, bias: Floats | None, layer: Layer, schedule: Schedule, 
         strips = entries.reshape(-1, schedule.strip)
         number = np.arange(len(strips)) % (cut.block // schedule.strip)
         entries = strips[np.lexsort((number, np.repeat(loop[sequence], cut.block // schedule.strip)))]
-    kind = np.uint16 if places.max(initial=0) < OFFSET_LIMIT else np.int32
-    return Packed(
-        np.ascontiguousarray(entries),
-        offsets.astype(kind),
-        np.concatenate(starts).astype(np.int32),
-        _padded_bias(bias, layer, cut),
-    )
+    return entries, offsets, np.concatenate(starts)
 
 
-def _sorted(stretch: Ints, block: Ints, cut: Order) -> Ints:
-    """The blocks of each stretch [stretches, span], those with most entries first; what is no block comes last."""
+def _sliced(blocks: Floats, cut: Order, places: Ints) -> tuple[Floats, Ints, Ints]:
+    """The same of entries that each output of a block has for itself."""
+    group, block, output, column = np.nonzero(blocks)
+    part = column // cut.depth
+    line = ((group * cut.blocks + block) * cut.block + output) * cut.stretches + part
+    number = np.arange(len(line)) - np.searchsorted(line, line)  # how many of its line come before
+    stretch = (group * cut.spans + block // cut.span) * cut.stretches + part
     counts = np.zeros((cut.segments // cut.span, cut.span), np.int64)
-    np.add.at(counts, (stretch, block), 1)
+    np.maximum.at(counts, (stretch, block % cut.span), number + 1)
+    numbers = _sorted(counts, cut)
+    edges = np.concatenate([[0], np.cumsum(np.take_along_axis(counts, numbers, axis=1))])
+    place = np.argsort(numbers, axis=1)[stretch, block % cut.span]
+    entry = edges[stretch * cut.span + place] + number
+    values = np.zeros((edges[-1], cut.block), np.float32)
+    offsets = np.zeros(values.shape, np.int64)
+    values[entry, output] = blocks[group, block, output, column]
+    offsets[entry, output] = places[column % cut.depth]
+    return values, offsets, np.concatenate([edges, numbers.ravel()])
+
+
+def _sorted(counts: Ints, cut: Order) -> Ints:
+    """The blocks of each stretch [stretches, span], those with most entries first; what is no block comes last."""
     span = np.arange(len(counts)) // cut.stretches % cut.spans
-    counts[span[:, None] * cut.span + np.arange(cut.span) >= cut.blocks] = -1
-    return np.asarray(np.argsort(-counts, axis=1, kind="stable"), np.int64)
+    none = span[:, None] * cut.span + np.arange(cut.span) >= cut.blocks
+    return np.asarray(np.argsort(none - counts, axis=1, kind="stable"), np.int64)
 
 
 def _padded_bias(bias: Floats | None, layer: Layer, cut: Order) -> Floats:

@@ -64,7 +64,7 @@ typedef void *const *OrtApi; /* a table of function pointers */
 typedef struct { OrtApi (*GetApi)(uint32_t); const char *(*GetVersionString)(void); } OrtApiBase;
 
 enum { API_VERSION = 20, FAIL = 1, INVALID_ARGUMENT = 2 };
-enum { TYPE_ANY = 0, TYPE_FLOAT = 1, TYPE_UINT16 = 4, TYPE_INT32 = 6 };
+enum { TYPE_ANY = 0, TYPE_FLOAT = 1, TYPE_UINT8 = 2, TYPE_UINT16 = 4, TYPE_INT32 = 6 };
 
 /* Numbers of the entries of OrtApi. Those below 100 are from version 1, which cannot change. */
 enum {
@@ -213,7 +213,7 @@ static int output_shape(const Entry *entry, int64_t *shape, size_t rank, int64_t
 
 static OrtStatus *compute(void *kernel, OrtKernelContext *context) {
   Run run = {.entry = kernel};
-  const int types[INPUTS] = {TYPE_FLOAT, TYPE_FLOAT, run.entry->offset_bits == 16 ? TYPE_UINT16 : TYPE_INT32, TYPE_INT32, TYPE_FLOAT};
+  const int types[INPUTS] = {TYPE_FLOAT, TYPE_FLOAT, run.entry->offset_bits == 8 ? TYPE_UINT8 : run.entry->offset_bits == 16 ? TYPE_UINT16 : TYPE_INT32, TYPE_INT32, TYPE_FLOAT};
   int64_t shape[MAX_RANK], other[MAX_RANK];
   size_t rank = 0, unused = 0;
   for (size_t i = 0; i < INPUTS; i++) {

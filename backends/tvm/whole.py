@@ -109,7 +109,7 @@ def _on_all(plan: Plan, name: str, n: int, lengths: Sequence[int], threads: int)
 
     T = builder()
     names = [name for name in ARGUMENTS if name != "scratch"]
-    kinds = {"offsets": "int32" if plan.wide_offsets else "uint16", "starts": "int32"}
+    kinds = {"offsets": plan.offsets, "starts": "int32"}
     tasks = shares(plan, n, threads)
     with IRBuilder() as made, T.prim_func():
         T.func_name(name)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ARGUMENTS = ("x", "values", "offsets", "starts", "bias", "y", "scratch")
+SIZES = {"uint8": 1, "uint16": 2, "int32": 4, "float32": 4}  # bytes
 Expr = Any  # a TVM expression or a Python number
 
 
@@ -74,12 +75,12 @@ def kernel(name: str, lanes: int, offsets: str, body: Callable[[Frame], None], t
 def _checked(handle: Any, kind: str) -> Any:
     """A flat tensor of any length. By default TVM assumes an alignment that users' buffers do not have."""
     T = builder()
-    return T.match_buffer(handle, (T.int32(),), kind, align=2 if kind == "uint16" else 4)
+    return T.match_buffer(handle, (T.int32(),), kind, align=SIZES[kind])
 
 
 def _bare(handle: Any, kind: str) -> Any:
     """What a pointer points to."""
-    return builder().decl_buffer((2**31 - 1,), kind, data=handle, align=2 if kind == "uint16" else 4)
+    return builder().decl_buffer((2**31 - 1,), kind, data=handle, align=SIZES[kind])
 
 
 def load(array: Any, index: Expr, lanes: int, step: int = 1) -> Expr:
@@ -95,6 +96,12 @@ def store(array: Any, index: Expr, value: Expr, lanes: int) -> None:
 def spread(value: Expr, lanes: int) -> Expr:
     """`value` in every lane."""
     return value if lanes == 1 else builder().broadcast(value, lanes)
+
+
+def looked_up(low: Expr, high: Expr, places: Expr) -> Expr:
+    """For each lane the number at its place in two vectors of 16, the second behind the first: of AVX-512 alone."""
+    intrinsic = "llvm.x86.avx512.vpermi2var.ps.512"
+    return builder().call_llvm_pure_intrin("float32x16", intrinsic, low, places, high)
 
 
 def vectors(count: int, lanes: int) -> list[Any]:

@@ -48,6 +48,26 @@ def test_mixed_blocks_store_nothing_but_non_zeros() -> None:
     assert len(packed.offsets) < len(packed.values)
 
 
+def test_sliced_blocks_are_as_long_as_their_longest_output() -> None:
+    layer, schedule = Layer(40, 30), Schedule("lookup", 16, 1, 1, depth=32, span=1)
+    weight = sparse((30, 40), 1, 0.3)
+    packed = pack(weight[None], None, layer, schedule, Plan(layer, schedule, 16).places())
+    np.testing.assert_array_equal(np.sort(packed.values[packed.values != 0]), np.sort(weight[weight != 0]))
+    counts = [np.count_nonzero(weight[a : a + 16, b : b + 32], axis=1) for a in (0, 16) for b in (0, 32)]
+    assert len(packed.values) == sum(each.max() for each in counts)
+    assert packed.offsets.dtype == np.uint8
+    assert packed.offsets.shape == packed.values.shape
+
+
+@pytest.mark.parametrize(
+    ("block", "n", "lanes", "wanted"),
+    [(1, 1, 16, True), (1, 9, 16, False), (16, 1, 16, False), (1, 1, 8, False)],
+)
+def test_lookups_are_for_few_rows_in_wide_vectors(block: int, n: int, lanes: int, wanted: bool) -> None:
+    found = candidates(Layer(384, 384), block, n, lanes, 0.2)
+    assert any(each.template == "lookup" for each in found) == wanted
+
+
 def test_candidates_are_few_and_the_same_each_time() -> None:
     first = candidates(Layer(384, 384), 16, 128, 16, 0.2)
     assert len(first) < 200

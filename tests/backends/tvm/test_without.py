@@ -51,9 +51,10 @@ def test_the_fallback_runs_without_the_library_and_gives_way_to_it(tmp_path: Pat
 def test_the_fallback_of_random_kernels_is_what_they_compute(number: int) -> None:
     rng = random.Random(number)
     layer = random_layer(rng)
-    plan = Plan(layer, random_schedule(rng, layer), 8)
+    lanes = rng.choice([4, 8, 16])
+    plan = Plan(layer, random_schedule(rng, layer, lanes), lanes)
     data = np.random.default_rng(number)
-    weight = random_weight(data, layer, plan.schedule.block)
+    weight = random_weight(data, layer, plan.schedule)
     bias = data.standard_normal(layer.groups * layer.outputs).astype(np.float32)
     packed = pack(weight, bias, layer, plan.schedule, plan.places())
     image = layer.image
