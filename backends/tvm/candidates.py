@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from pruneopt.backends.tvm.cost import cycles
-from pruneopt.backends.tvm.layer import STRIP, Layer, Schedule
+from pruneopt.backends.tvm.layer import STRIP, Image, Layer, Schedule
 from pruneopt.backends.tvm.packing import Floats
 from pruneopt.backends.tvm.templates.positions import Positions
 
@@ -131,10 +131,19 @@ def _lines(layer: Layer, block: int, lanes: int) -> list[Schedule]:
             plane = (tile + image.kernel[0] - 1) * wide * image.kernel[1] * 4
             for depth in _depths(layer.channels, plane, 1):
                 for span in {0, max(1, 64 // block)}:
-                    first = Schedule("positions", block, tile, registers, depth, span)
-                    largest = max(each for _, each in Positions(layer, first, lanes).parts())
-                    found.append(replace(first, registers=largest))
+                    for layout in _layouts(image, tile, lanes):
+                        first = Schedule("positions", block, tile, registers, depth, span, layout=layout)
+                        largest = max(each for _, each in Positions(layer, first, lanes).parts())
+                        found.append(replace(first, registers=largest))
     return found
+
+
+def _layouts(image: Image, tile: int, lanes: int) -> list[str]:
+    """Those that differ, and read nothing beyond an image."""
+    if image.pointwise:
+        whole = image.out[0] * image.out[1] % lanes == 0 and tile % lanes == 0
+        return ["aligned", "inplace"] if whole else ["aligned"]
+    return ["aligned", "tight"] if image.out[1] % lanes else ["aligned"]
 
 
 def _depthwise(layer: Layer) -> list[Schedule]:

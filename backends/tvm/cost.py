@@ -22,6 +22,7 @@ RAREST = 1e-6  # density of a weight that is nothing but zeros
 LATENCY = 4  # cycles until a sum can be added to again
 BRANCH = 20  # cycles that a mispredicted branch costs
 MASK = 15  # cycles until the loop of the next mask runs
+APART = {"aligned": 0.0, "tight": 0.2, "inplace": 0.2}  # loads that one costs more where it is not aligned, or far off
 MOVED = 2  # cycles for each vector that is copied
 LOOKUP = 2  # cycles for the places and values of one step of lookups
 LARGEST = 1.77  # deviations from the mean that the largest of 16 normal numbers has
@@ -72,7 +73,7 @@ def _positions(layer: Layer, schedule: Schedule, n: int, lanes: int, density: fl
     made = Positions(layer, schedule, lanes)
     cut, panel = made.cut, made.panel
     strips = [schedule.strip] * (schedule.block // schedule.strip)
-    far = _far(panel.stretch)
+    far = _far(panel.read) + APART[schedule.layout]
     blocks = 0.0
     for count, times in _counts(made, n).items():
         blocks += times * sum(_strip(made, size, count, density, far) for size in strips)

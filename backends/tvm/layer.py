@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # Part of every record and kernel name: raise it when a template changes what it makes of the same knobs.
-VERSION = 5
+VERSION = 6
 STRIP = 8  # outputs of a block whose sums are held in registers at the same time, where positions lie in the lanes
 
 
@@ -85,6 +85,8 @@ class Schedule:
         span: blocks of outputs worked through for each `depth`; 0 is all.
         mixed: whether each output of a block has zeros of its own: what an input is multiplied by is read off a
             mask, for each of which there is a loop (`positions`).
+        layout: how an image is read (`positions`): from a panel whose lines begin where vectors do (`aligned`), or
+            follow each other without gaps (`tight`), or where it lies (`inplace`; pointwise convolutions).
     """
 
     template: str
@@ -94,6 +96,7 @@ class Schedule:
     depth: int = 0
     span: int = 0
     mixed: bool = False
+    layout: str = "aligned"
 
     @property
     def whole(self) -> bool:

@@ -1,10 +1,10 @@
 """Images [B, C, H, W] as a panel, and sums as images.
 
 A tile is a number of output lines. Of each channel the panel holds the input lines that the tile needs, padded
-with zeros, once for each column of taps: shifted, so that the positions of any tap are neighbours and begin where
-vectors do. With vertical strides, every other line forms a plane of its own ("phase"). All positions of a tile
+with zeros, once for each column of taps: shifted, so that the positions of any tap are neighbours and, unless the
+layout is tight, begin where vectors do. With vertical strides, every other line forms a plane of its own ("phase"). All positions of a tile
 are one run of `lines * pitch`, where the last positions of a line mean nothing and are not stored.
-A pointwise convolution is an image of one column: its tile is any number of pixels.
+A pointwise convolution is an image of one column: its tile is any number of pixels, and it may be read in place.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ def column(image: Image) -> Image:
     return replace(image, size=pixels, out=pixels)
 
 
-def _pitch(columns: int, lanes: int) -> int:
-    """Positions from line to line: a multiple of as large a part of a vector as wastes little."""
+def _pitch(columns: int, lanes: int, layout: str) -> int:
+    """Positions from line to line: where lines are aligned, a multiple of as large a part of a vector as wastes little."""
+    if layout != "aligned":
+        return columns
     wide = 1
     while wide < lanes and -columns % (2 * wide) <= WASTE * columns:
         wide *= 2
@@ -69,13 +71,16 @@ class Pixels:
         self.phases = sorted({row % image.strides[0] for row in rows})
         self.shifts = [tap * image.dilations[1] for tap in range(image.kernel[1])]
         self.height = self.lines + rows[-1] // image.strides[0]
-        self.pitch = _pitch(image.out[1], lanes)
+        self.pitch = _pitch(image.out[1], lanes, schedule.layout)
         self.plane = -(-self.height * self.pitch // lanes) * lanes if self.pitch > 1 else self.lines
         self.channel = len(self.phases) * len(self.shifts) * self.plane
         self.area = image.out[0] * image.out[1]
+        self.inplace = schedule.layout == "inplace"
         self.depth = cut.depth // layer.taps
+        self.read = self.depth * self.channel
+        self.size = 0 if self.inplace else layer.channels * self.channel
+        self.channel = self.area if self.inplace else self.channel
         self.stretch = self.depth * self.channel
-        self.size = layer.channels * self.channel
         positions = (self.lines - 1) * self.pitch + image.out[1]
         self.width = -(-positions // lanes)
         self.period = lcm(self.pitch, lanes) // lanes
@@ -108,7 +113,17 @@ class Pixels:
         groups = self.layer.groups
         return bound((over(tile, groups * self.tiles) * groups + left_over(tile, groups)) * channels)
 
+    def inputs(self, k: Frame) -> Any:
+        return k.x if self.inplace else k.scratch
+
+    def begin(self, tile: Expr) -> Expr:
+        if not self.inplace:
+            return 0
+        return bound(self._channel(tile, self.layer.channels) * self.area + self._top(tile))
+
     def fill(self, k: Frame, tile: Expr) -> None:
+        if self.inplace:
+            return
         T = builder()
         height, width = self.image.size
         top, first = self._top(tile), self._channel(tile, self.layer.channels)
@@ -125,41 +140,78 @@ class Pixels:
         shift = start - image.padding[1]  # input column of the panel's first
         left = min(max(0, -(shift // right)), image.out[1])
         stop = max(left, min(image.out[1], -(-(width - shift) // right)))
+        edges = [(0, left), (stop, image.out[1] - stop)]  # columns that are padding
         inside = (
             image.padding[0] == 0
             and (image.out[0] - 1) * down + row + (self.height - self.lines) * down < height
         )
-        if inside and (left, stop, right, down) == (0, self.pitch, 1, 1) and self.pitch == width:
-            self._copy(k, target, source + (top + row) * width, self.height * self.pitch, 1)
+        if right == down == 1 and self.pitch == width:
+            self._lines(k, source, target, bound(top + row - image.padding[0]), inside, shift, edges)
             return
         with T.serial(0, self.height) as line:
             wanted = bound((top + line) * down + row - image.padding[0])
             at = bound(target + line * self.pitch)
 
             def copy() -> None:
-                self._zero(k, at, left)
                 self._copy(k, at + left, source + wanted * width + left * right + shift, stop - left, right)
-                self._zero(k, at + stop, self.pitch - stop)
+                for column, count in edges:
+                    self._zero(k, at + column, count)
 
             if inside:
                 copy()
             else:
-                either(T.And(wanted >= 0, wanted < height), copy, lambda: self._zero(k, at, self.pitch))
+                either(T.And(wanted >= 0, wanted < height), copy, lambda: self._zero(k, at, image.out[1]))
+
+    def _lines(
+        self, k: Frame, source: Expr, target: Expr, first: Expr, inside: bool, shift: int, edges: list[Any]
+    ) -> None:
+        """A plane whose lines are as long as those of the image, from its line `first` on: one run is copied."""
+        T = builder()
+        (height, width), lanes = self.image.size, self.lanes
+        begin: Expr = 0
+        end: Expr = self.height
+        if not inside:
+            begin = bound(T.min(T.max(-first, 0), self.height))
+            end = bound(T.max(begin, T.min(height - first, self.height)))
+            for start, stop in ((0, begin), (end, self.height)):
+                with T.serial(start, stop) as line:
+                    self._zero(k, target + line * width, width)
+        skipped = max(0, -shift)  # numbers of the first line that lie before the image
+        count = bound((end - begin) * width - abs(shift))
+        to = bound(target + begin * width + skipped)
+        source = bound(source + (first + begin) * width + skipped + shift)
+        with T.serial(0, over(count, lanes)) as v:
+            store(k.scratch, to + v * lanes, load(k.x, source + v * lanes, lanes), lanes)
+        with T.serial(over(count, lanes) * lanes, count) as i:
+            store(k.scratch, to + i, k.x[source + i], 1)
+        if any(number for _, number in edges):
+            with T.serial(begin, end) as line:
+                for column, number in edges:
+                    self._zero(k, target + line * width + column, number)
 
     def _zero(self, k: Frame, target: Expr, count: int) -> None:
         for at, wide in widths(count, self.lanes):
             store(k.scratch, target + at, spread(builder().float32(0), wide), wide)
 
     def _copy(self, k: Frame, target: Expr, source: Expr, count: int, step: int) -> None:
-        T = builder()
-        done = 0
-        if count > UNROLLED * self.lanes:
-            done = count // self.lanes * self.lanes
-            with T.serial(0, count // self.lanes) as v:
-                at = v * self.lanes
-                store(k.scratch, target + at, load(k.x, source + at * step, self.lanes, step), self.lanes)
-        for at, wide in widths(count - done, self.lanes):
-            store(k.scratch, target + done + at, load(k.x, source + (done + at) * step, wide, step), wide)
+        """`count` numbers, every `step`-th; the last vector overlaps the one before."""
+        lanes = self.lanes
+
+        def part(at: Expr, wide: int) -> None:
+            store(k.scratch, target + at, load(k.x, source + at * step, wide, step), wide)
+
+        if count < lanes:
+            for at, wide in widths(count, lanes):
+                part(at, wide)
+            return
+        if count // lanes > UNROLLED:
+            with builder().serial(0, count // lanes) as v:
+                part(v * lanes, lanes)
+        else:
+            for at in range(0, count - lanes + 1, lanes):
+                part(at, lanes)
+        if count % lanes:
+            part(count - lanes, lanes)
 
     def origin(self, tile: Expr) -> Expr:
         """Where in `y` the tile's first output begins."""

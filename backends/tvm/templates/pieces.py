@@ -13,7 +13,8 @@ class Panel(Protocol):
     """A tile's inputs by position, and where its sums go: by `put` where they are stored `direct`, else by `keep`."""
 
     size: int  # floats
-    stretch: int  # floats of one stretch of inputs
+    stretch: int  # floats from one stretch of inputs to the next
+    read: int  # floats that are read for one stretch
     width: int  # positions of a full tile, in vectors
     period: int  # vectors after which lines begin where vectors do, again
     passed: int  # places in `y` that a period stands for, where sums are stored direct
@@ -26,6 +27,12 @@ class Panel(Protocol):
 
     def fill(self, k: Frame, tile: Expr) -> None:
         """Emit the code that lays the inputs of a tile out."""
+
+    def inputs(self, k: Frame) -> Any:
+        """The array in which a tile's inputs lie."""
+
+    def begin(self, tile: Expr) -> Expr:
+        """Where in it they begin."""
 
     def valid(self, k: Frame, tile: Expr) -> Expr:
         """Vectors of the tile that hold positions; fewer than `width` only where sums are not stored direct."""
@@ -50,7 +57,8 @@ class Stretch:
         blocks: how many there are.
         first: the span's first output.
         bias: where its biases begin.
-        origin: where in `y` the tile's first output begins.
+        inputs: where the tile's inputs begin.
+        origin: where in `y` its first output begins.
     """
 
     tile: Expr
@@ -59,6 +67,7 @@ class Stretch:
     blocks: Expr
     first: Expr
     bias: Expr
+    inputs: Expr
     origin: Expr
 
 

@@ -68,12 +68,12 @@ class Positions:
         with T.serial(k.first, k.last) as unit:
             part, tile = bound(left_over(unit, k.parts)), bound(over(unit, k.parts))
             self.panel.fill(k, tile)
-            origin = self.panel.origin(tile) if self.panel.direct else 0
+            ends = self.panel.begin(tile), self.panel.origin(tile) if self.panel.direct else 0
             spans = self.cut.spans
             with T.serial(over(part * spans, k.parts), over((part + 1) * spans, k.parts)) as span:
-                self._span(k, tile, span, origin)
+                self._span(k, tile, span, ends)
 
-    def _span(self, k: Frame, tile: Expr, span: Expr, origin: Expr) -> None:
+    def _span(self, k: Frame, tile: Expr, span: Expr, ends: tuple[Expr, Expr]) -> None:
         """All stretches of inputs for one span of blocks."""
         T = builder()
         cut, block = self.cut, self.schedule.block
@@ -83,11 +83,11 @@ class Positions:
         bias = bound((group * cut.blocks + span * cut.span) * block)
         first = bound(span * cut.span * block)
         if cut.stretches == 1:
-            self._stretch(k, Stretch(tile, 0, segment, blocks, first, bias, origin))
+            self._stretch(k, Stretch(tile, 0, segment, blocks, first, bias, *ends))
         else:
             with T.serial(0, cut.stretches) as number:
                 here = bound(segment + number * cut.span)
-                self._stretch(k, Stretch(tile, number, here, blocks, first, bias, origin))
+                self._stretch(k, Stretch(tile, number, here, blocks, first, bias, *ends))
         if not self.panel.direct:
             count = T.min(blocks * block, self.layer.outputs - first)
             self.panel.keep(k, tile, self.sums, first, bound(count))
@@ -186,9 +186,9 @@ class Positions:
         What there is less of, weights or x, is held; all of both would not fit into the registers beside the sums.
         """
         lanes, count = self.lanes, strip.chunk.count
-        place = bound(
-            at.number * self.panel.stretch + k.offset(entries.start + i) + strip.chunk.start * lanes
-        )
+        begin = at.inputs + at.number * self.panel.stretch + strip.chunk.start * lanes
+        place = bound(begin + k.offset(entries.start + i))
+        panel = self.panel.inputs(k)
         value = bound(entries.value + i * entries.step)
         outputs = list(enumerate(entries.outputs))
 
@@ -196,7 +196,7 @@ class Positions:
             return spread(k.values[value + number], lanes)
 
         def x(vector: int) -> Expr:
-            return load(k.scratch, place + vector * lanes, lanes)
+            return load(panel, place + vector * lanes, lanes)
 
         def add(output: int, vector: int, weight: Expr, x: Expr) -> None:
             each = sums[output * count + vector]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pruneopt.backends.tvm.layer import Layer, Schedule
@@ -32,7 +34,7 @@ class Rows:
         self.tile = -(-schedule.tile // lanes) * lanes
         self.width = self.tile // lanes
         self.depth = cut.depth
-        self.stretch = cut.depth * self.tile
+        self.stretch = self.read = cut.depth * self.tile
         self.size = layer.inputs * self.tile
 
     def places(self) -> Ints:
@@ -41,6 +43,12 @@ class Rows:
     def valid(self, k: Frame, tile: Expr) -> Expr:
         T = builder()
         return bound(over(T.min(k.n - tile * self.tile, self.tile) + self.lanes - 1, self.lanes))
+
+    def inputs(self, k: Frame) -> Any:
+        return k.scratch
+
+    def begin(self, tile: Expr) -> Expr:
+        return 0
 
     def fill(self, k: Frame, tile: Expr) -> None:
         """Rows beyond the last repeat it: what they give is never stored."""

@@ -61,6 +61,8 @@ def random_layer(rng: random.Random) -> Layer:
     strides, dilations = rng.choice([(1, 1), (2, 2), (1, 2)]), rng.choice([(1, 1), (2, 1)])
     padding = rng.choice([(0, 0), (1, 1), (2, 0)]) if kernel != (1, 1) else (0, 0)
     size = rng.randint(5, 20), rng.randint(5, 20)
+    if kernel == (1, 1) and rng.random() < 0.5:
+        strides, size = (1, 1), (4 * rng.randint(1, 4), 4 * rng.randint(1, 4))
     reach = [(kernel[i] - 1) * dilations[i] + 1 for i in (0, 1)]
     out = [max(1, (size[i] + 2 * padding[i] - reach[i]) // strides[i] + 1) for i in (0, 1)]
     size = max(size[0], reach[0]), max(size[1], reach[1])
@@ -85,7 +87,12 @@ def random_schedule(rng: random.Random, layer: Layer, lanes: int) -> Schedule:
         return Schedule("depthwise", 1, tile, rng.choice([1, 2, 3, 4, 7, 8]))
     depth, span = rng.choice([0, 1, 5, 16]), rng.choice([0, 1, 3])
     registers, mixed = rng.choice([1, 2, 3]), 1 < block <= 4 and rng.random() < 0.7
-    return Schedule("positions", block, tile, registers, depth, span, mixed)
+    image = layer.image
+    layouts = ["aligned", "tight"]
+    if image is not None and image.pointwise and image.out[0] * image.out[1] % lanes == 0:
+        layouts += ["inplace"] * 2
+        tile = -(-tile // lanes) * lanes
+    return Schedule("positions", block, tile, registers, depth, span, mixed, rng.choice(layouts))
 
 
 def random_weight(rng: np.random.Generator, layer: Layer, schedule: Schedule) -> Floats:
