@@ -106,7 +106,7 @@ def _rows(layer: Layer, block: int, n: int, lanes: int) -> list[Schedule]:
         for tile in {registers * lanes * times for times in (1, 2, 4)}:
             if tile >= 2 * n and tile > lanes:
                 continue
-            for depth in _depths(layer.inputs, 4 * registers * lanes, 8):
+            for depth in _depths(layer.inputs, 4 * registers * lanes, lanes):
                 for span in {0, max(1, 64 // block)}:
                     found.append(Schedule("positions", block, tile, registers, depth, span))
     return found

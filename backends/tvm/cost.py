@@ -24,6 +24,7 @@ BRANCH = 20  # cycles that a mispredicted branch costs
 MASK = 15  # cycles until the loop of the next mask runs
 APART = {"aligned": 0.0, "tight": 0.2, "inplace": 0.2}  # loads that one costs more where it is not aligned, or far off
 MOVED = 2  # cycles for each vector that is copied
+FILLED = 4  # and for one that is copied from farther away
 LOOKUP = 2  # cycles for the places and values of one step of lookups
 LARGEST = 1.77  # deviations from the mean that the largest of 16 normal numbers has
 RUN = 15  # cycles until a run of numbers far from the last one is on its way from or to memory
@@ -40,8 +41,8 @@ def cycles(layer: Layer, schedule: Schedule, n: int, lanes: int, density: float)
 
 
 def _entry(multiplied: float, loaded: float, chains: float, lanes: int) -> float:
-    """One entry: two multiply-adds in a cycle, 64 bytes of loads, and sums that wait for the entry before."""
-    return max(multiplied / 2, loaded * lanes / 16, loaded / 2, LATENCY / chains)
+    """One entry: two multiply-adds and loads in a cycle, of 64 bytes, and sums that wait for the entry before."""
+    return max(max(multiplied, loaded) * max(lanes / 16, 1 / 2), LATENCY / chains)
 
 
 def _far(floats: int) -> float:
@@ -79,7 +80,8 @@ def _positions(layer: Layer, schedule: Schedule, n: int, lanes: int, density: fl
         blocks += times * sum(_strip(made, size, count, density, far) for size in strips)
     if panel.direct:
         tiles = n * panel.tiles * layer.groups
-        beside = (MOVED * panel.size / lanes + RUN * (layer.channels + layer.outputs)) * tiles
+        filled = panel.size * (cut.stretches if cut.streamed else 1)
+        beside = (FILLED * filled / lanes + RUN * (layer.channels + layer.outputs)) * tiles
     else:
         beside = TURNED * (layer.inputs + layer.outputs) * -(-n // lanes)
     return float(cut.blocks * cut.stretches * blocks + beside)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # Part of every record and kernel name: raise it when a template changes what it makes of the same knobs.
-VERSION = 6
+VERSION = 7
 STRIP = 8  # outputs of a block whose sums are held in registers at the same time, where positions lie in the lanes
 
 

@@ -47,6 +47,11 @@ class Order:
     masks: int
 
     @property
+    def streamed(self) -> bool:
+        """Whether a stretch of inputs is worked through once, by all outputs: it need not be kept."""
+        return self.spans == 1 and self.stretches > 1
+
+    @property
     def segments(self) -> int:
         """How many there are; those beyond a group's last block are empty."""
         return self.groups * self.spans * self.stretches * self.span

@@ -19,6 +19,7 @@ import numpy as np
 from pruneopt.backends.tvm.layer import Image, Layer, Schedule
 from pruneopt.backends.tvm.packing import Ints, Order
 from pruneopt.backends.tvm.templates.activation import activated
+from pruneopt.backends.tvm.templates.pieces import stretch
 from pruneopt.backends.tvm.templates.frame import (
     Expr,
     Frame,
@@ -78,9 +79,9 @@ class Pixels:
         self.inplace = schedule.layout == "inplace"
         self.depth = cut.depth // layer.taps
         self.read = self.depth * self.channel
-        self.size = 0 if self.inplace else layer.channels * self.channel
+        self.size = 0 if self.inplace else (self.depth if cut.streamed else layer.channels) * self.channel
         self.channel = self.area if self.inplace else self.channel
-        self.stretch = self.depth * self.channel
+        self.stretch = 0 if cut.streamed and not self.inplace else self.depth * self.channel
         positions = (self.lines - 1) * self.pitch + image.out[1]
         self.width = -(-positions // lanes)
         self.period = lcm(self.pitch, lanes) // lanes
@@ -121,13 +122,14 @@ class Pixels:
             return 0
         return bound(self._channel(tile, self.layer.channels) * self.area + self._top(tile))
 
-    def fill(self, k: Frame, tile: Expr) -> None:
+    def fill(self, k: Frame, tile: Expr, number: Expr | None) -> None:
         if self.inplace:
             return
         T = builder()
         height, width = self.image.size
-        top, first = self._top(tile), self._channel(tile, self.layer.channels)
-        with T.serial(0, self.layer.channels) as c:
+        before, count = stretch(self.layer.channels, self.depth, number)
+        top, first = self._top(tile), bound(self._channel(tile, self.layer.channels) + before)
+        with T.serial(0, count) as c:
             source, target = bound((first + c) * height * width), bound(c * self.channel)
             for number, (row, start) in enumerate((r, s) for r in self.phases for s in self.shifts):
                 self._plane(k, source, target + number * self.plane, top, row, start)
@@ -167,27 +169,45 @@ class Pixels:
     ) -> None:
         """A plane whose lines are as long as those of the image, from its line `first` on: one run is copied."""
         T = builder()
-        (height, width), lanes = self.image.size, self.lanes
-        begin: Expr = 0
-        end: Expr = self.height
-        if not inside:
-            begin = bound(T.min(T.max(-first, 0), self.height))
-            end = bound(T.max(begin, T.min(height - first, self.height)))
-            for start, stop in ((0, begin), (end, self.height)):
+        height, width = self.image.size
+        skipped = max(0, -shift)  # numbers of the first line that lie before the image
+        begin = bound(source + first * width + skipped + shift)
+
+        def whole() -> None:
+            self._copy(k, target + skipped, begin, self.height * width - abs(shift), 1)
+            self._edges(k, target, 0, self.height, edges)
+
+        def some() -> None:
+            top = bound(T.min(T.max(-first, 0), self.height))
+            end = bound(T.max(top, T.min(height - first, self.height)))
+            for start, stop in ((0, top), (end, self.height)):
                 with T.serial(start, stop) as line:
                     self._zero(k, target + line * width, width)
-        skipped = max(0, -shift)  # numbers of the first line that lie before the image
-        count = bound((end - begin) * width - abs(shift))
-        to = bound(target + begin * width + skipped)
-        source = bound(source + (first + begin) * width + skipped + shift)
-        with T.serial(0, over(count, lanes)) as v:
-            store(k.scratch, to + v * lanes, load(k.x, source + v * lanes, lanes), lanes)
-        with T.serial(over(count, lanes) * lanes, count) as i:
-            store(k.scratch, to + i, k.x[source + i], 1)
-        if any(number for _, number in edges):
-            with T.serial(begin, end) as line:
-                for column, number in edges:
-                    self._zero(k, target + line * width + column, number)
+            there, count = bound(top * width), bound((end - top) * width - abs(shift))
+            self._run(k, bound(target + skipped + there), bound(begin + there), count)
+            self._edges(k, target, top, end, edges)
+
+        if inside:
+            whole()
+        else:
+            either(T.And(first >= 0, first + self.height <= height), whole, some)
+
+    def _edges(self, k: Frame, target: Expr, begin: Expr, end: Expr, edges: list[Any]) -> None:
+        """Zeros at both ends of some lines of a plane."""
+        if any(count for _, count in edges):
+            with builder().serial(begin, end) as line:
+                for column, count in edges:
+                    self._zero(k, target + line * self.pitch + column, count)
+
+    def _run(self, k: Frame, target: Expr, source: Expr, count: Expr) -> None:
+        """A run whose length is known when it is copied."""
+        T = builder()
+        whole = bound(over(count, self.lanes))
+        with T.serial(0, whole) as v:
+            at = v * self.lanes
+            store(k.scratch, target + at, load(k.x, source + at, self.lanes), self.lanes)
+        with T.serial(whole * self.lanes, count) as i:
+            store(k.scratch, target + i, k.x[source + i], 1)
 
     def _zero(self, k: Frame, target: Expr, count: int) -> None:
         for at, wide in widths(count, self.lanes):

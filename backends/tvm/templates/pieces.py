@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from pruneopt.backends.tvm.templates.frame import Expr, Frame
+from pruneopt.backends.tvm.templates.frame import Expr, Frame, bound, builder
 
 
 class Panel(Protocol):
     """A tile's inputs by position, and where its sums go: by `put` where they are stored `direct`, else by `keep`."""
 
     size: int  # floats
-    stretch: int  # floats from one stretch of inputs to the next
+    stretch: int  # floats from one stretch of inputs to the next; 0 where only one is there at a time
     read: int  # floats that are read for one stretch
     width: int  # positions of a full tile, in vectors
     period: int  # vectors after which lines begin where vectors do, again
@@ -25,8 +25,8 @@ class Panel(Protocol):
     def places(self) -> Any:
         """Where each input of a stretch begins, [order.depth]."""
 
-    def fill(self, k: Frame, tile: Expr) -> None:
-        """Emit the code that lays the inputs of a tile out."""
+    def fill(self, k: Frame, tile: Expr, number: Expr | None) -> None:
+        """Emit the code that lays the inputs of a tile out, all of them or those of one stretch."""
 
     def inputs(self, k: Frame) -> Any:
         """The array in which a tile's inputs lie."""
@@ -100,6 +100,14 @@ class Entries:
     outputs: tuple[int, ...]
     value: Expr
     step: int
+
+
+def stretch(inputs: int, depth: int, number: Expr | None) -> tuple[Expr, Expr]:
+    """First and count of the inputs of a stretch, or of all; the last may have fewer than `depth`."""
+    if number is None:
+        return 0, inputs
+    first = bound(number * depth)
+    return first, depth if inputs % depth == 0 else bound(builder().min(inputs - first, depth))
 
 
 def split(start: int, stop: int, most: int) -> list[tuple[int, int]]:

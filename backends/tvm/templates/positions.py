@@ -1,7 +1,8 @@
 """Any pattern, rows and images: rows or pixels lie in the lanes of a vector.
 
-A tile's inputs are first laid out as a panel in `scratch`, one line of positions for each input. Then, for each
-block of outputs and `registers` vectors of positions,
+A tile's inputs are first laid out as a panel in `scratch`, one line of positions for each input: all of them, or one
+stretch at a time where outputs are not cut into spans. Then, for each block of outputs and `registers` vectors of
+positions,
 
     sums[output] += values[entry, output] * panel[place(entry) + position]
 
@@ -67,7 +68,8 @@ class Positions:
         T = builder()
         with T.serial(k.first, k.last) as unit:
             part, tile = bound(left_over(unit, k.parts)), bound(over(unit, k.parts))
-            self.panel.fill(k, tile)
+            if not self.cut.streamed:
+                self.panel.fill(k, tile, None)
             ends = self.panel.begin(tile), self.panel.origin(tile) if self.panel.direct else 0
             spans = self.cut.spans
             with T.serial(over(part * spans, k.parts), over((part + 1) * spans, k.parts)) as span:
@@ -86,6 +88,8 @@ class Positions:
             self._stretch(k, Stretch(tile, 0, segment, blocks, first, bias, *ends))
         else:
             with T.serial(0, cut.stretches) as number:
+                if cut.streamed:
+                    self.panel.fill(k, tile, number)
                 here = bound(segment + number * cut.span)
                 self._stretch(k, Stretch(tile, number, here, blocks, first, bias, *ends))
         if not self.panel.direct:

@@ -9,6 +9,7 @@ import numpy as np
 from pruneopt.backends.tvm.layer import Layer, Schedule
 from pruneopt.backends.tvm.packing import Ints, Order
 from pruneopt.backends.tvm.templates.activation import activated
+from pruneopt.backends.tvm.templates.pieces import stretch
 from pruneopt.backends.tvm.templates.frame import (
     Expr,
     Frame,
@@ -34,8 +35,9 @@ class Rows:
         self.tile = -(-schedule.tile // lanes) * lanes
         self.width = self.tile // lanes
         self.depth = cut.depth
-        self.stretch = self.read = cut.depth * self.tile
-        self.size = layer.inputs * self.tile
+        self.read = cut.depth * self.tile
+        self.stretch = 0 if cut.streamed else self.read
+        self.size = self.read if cut.streamed else layer.inputs * self.tile
 
     def places(self) -> Ints:
         return np.arange(self.depth) * self.tile
@@ -50,14 +52,15 @@ class Rows:
     def begin(self, tile: Expr) -> Expr:
         return 0
 
-    def fill(self, k: Frame, tile: Expr) -> None:
+    def fill(self, k: Frame, tile: Expr, number: Expr | None) -> None:
         """Rows beyond the last repeat it: what they give is never stored."""
         T = builder()
         inputs, lanes = self.layer.inputs, self.lanes
+        first, count = stretch(inputs, self.depth, number)
         with T.serial(0, self.valid(k, tile)) as v:
             top = tile * self.tile + v * lanes
-            rows = [bound(T.min(top + i, k.n - 1) * inputs) for i in range(lanes)]
-            with T.serial(0, inputs // lanes) as square:
+            rows = [bound(T.min(top + i, k.n - 1) * inputs + first) for i in range(lanes)]
+            with T.serial(0, over(count, lanes)) as square:
                 start = bound(square * lanes)
 
                 def x(row: int, column: int, count: int) -> Expr:
@@ -65,7 +68,7 @@ class Rows:
 
                 for i, line in enumerate(transposed(x, lanes)):
                     store(k.scratch, (square * lanes + i) * self.tile + v * lanes, line, lanes)
-            with T.serial(inputs // lanes * lanes, inputs) as column:
+            with T.serial(over(count, lanes) * lanes, count) as column:
                 for i, row in enumerate(rows):
                     store(k.scratch, column * self.tile + v * lanes + i, k.x[row + column], 1)
 
