@@ -7,6 +7,7 @@ and what is laid out before and turned after. Only the order of the estimates ma
 from __future__ import annotations
 
 from collections import Counter
+from math import gcd
 
 from pruneopt.backends.tvm.layer import Layer, Schedule
 from pruneopt.backends.tvm.packing import order
@@ -22,7 +23,8 @@ RAREST = 1e-6  # density of a weight that is nothing but zeros
 LATENCY = 4  # cycles until a sum can be added to again
 BRANCH = 20  # cycles that a mispredicted branch costs
 MASK = 15  # cycles until the loop of the next mask runs
-APART = {"aligned": 0.0, "tight": 0.2, "inplace": 0.2}  # loads that one costs more where it is not aligned, or far off
+CROSSING = 0.4  # loads that one costs more where it begins in the middle of a vector
+APART = 1.0  # and where numbers of one position lie far apart, in memory pages of their own
 MOVED = 2  # cycles for each vector that is copied
 FILLED = 4  # and for one that is copied from farther away
 LOOKUP = 2  # cycles for the places and values of one step of lookups
@@ -54,7 +56,7 @@ def _outputs(layer: Layer, schedule: Schedule, n: int, lanes: int, density: floa
     wide = max(1, schedule.block // lanes)
     rows = min(schedule.registers, n)
     chains = max(PARTIAL // (rows * wide), 1)
-    far = _far(2 * rows * layer.inputs)  # rows that lie far apart share few places of the first cache
+    far = _far(rows * layer.inputs)
     each = _entry(rows * wide, rows * (1 + far) + wide, chains, lanes)
     turns = -(-layer.outputs // schedule.block) * -(-n // rows)
     return turns * (density * layer.inputs * each + BRANCH + rows * wide * MOVED)
@@ -74,7 +76,7 @@ def _positions(layer: Layer, schedule: Schedule, n: int, lanes: int, density: fl
     made = Positions(layer, schedule, lanes)
     cut, panel = made.cut, made.panel
     strips = [schedule.strip] * (schedule.block // schedule.strip)
-    far = _far(panel.read) + APART[schedule.layout]
+    far = _far(panel.read) + _apart(made)
     blocks = 0.0
     for count, times in _counts(made, n).items():
         blocks += times * sum(_strip(made, size, count, density, far) for size in strips)
@@ -85,6 +87,14 @@ def _positions(layer: Layer, schedule: Schedule, n: int, lanes: int, density: fl
     else:
         beside = TURNED * (layer.inputs + layer.outputs) * -(-n // lanes)
     return float(cut.blocks * cut.stretches * blocks + beside)
+
+
+def _apart(made: Positions) -> float:
+    """What a load costs more than from a panel whose lines begin where vectors do."""
+    if made.schedule.layout == "inplace":
+        return APART
+    tight = made.schedule.layout == "tight"
+    return CROSSING * (1 - gcd(made.panel.pitch, made.lanes) / made.lanes) if tight else 0.0
 
 
 def _counts(made: Positions, n: int) -> Counter[int]:
