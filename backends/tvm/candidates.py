@@ -13,6 +13,7 @@ import numpy as np
 from pruneopt.backends.tvm.cost import cycles
 from pruneopt.backends.tvm.layer import STRIP, Image, Layer, Schedule
 from pruneopt.backends.tvm.packing import Floats
+from pruneopt.backends.tvm.templates.image import layouts
 from pruneopt.backends.tvm.templates.positions import Positions
 
 BLOCKS = (64, 32, 16, 8, 4)
@@ -131,19 +132,17 @@ def _lines(layer: Layer, block: int, lanes: int) -> list[Schedule]:
             plane = (tile + image.kernel[0] - 1) * wide * image.kernel[1] * 4
             for depth in _depths(layer.channels, plane, 1):
                 for span in {0, max(1, 64 // block)}:
-                    for layout in _layouts(image, tile, lanes):
+                    for layout in _layouts(image, block, tile, lanes):
                         first = Schedule("positions", block, tile, registers, depth, span, layout=layout)
                         largest = max(each for _, each in Positions(layer, first, lanes).parts())
                         found.append(replace(first, registers=largest))
     return found
 
 
-def _layouts(image: Image, tile: int, lanes: int) -> list[str]:
-    """Those that differ, and read nothing beyond an image."""
-    if image.pointwise:
-        whole = image.out[0] * image.out[1] % lanes == 0 and tile % lanes == 0
-        return ["aligned", "inplace"] if whole else ["aligned"]
-    return ["aligned", "tight"] if image.out[1] % lanes else ["aligned"]
+def _layouts(image: Image, block: int, tile: int, lanes: int) -> list[str]:
+    """Those that read nothing beyond an image; masks take registers, which vectors must go through for several outputs."""
+    never = {"inplace"} if tile % lanes else set()
+    return [each for each in layouts(image, lanes) if each not in never | ({"masked"} if block < 4 else set())]
 
 
 def _depthwise(layer: Layer) -> list[Schedule]:

@@ -93,6 +93,8 @@ def _apart(made: Positions) -> float:
     """What a load costs more than from a panel whose lines begin where vectors do."""
     if made.schedule.layout == "inplace":
         return APART
+    if made.schedule.layout == "masked":
+        return CROSSING
     tight = made.schedule.layout == "tight"
     return CROSSING * (1 - gcd(made.panel.pitch, made.lanes) / made.lanes) if tight else 0.0
 
@@ -120,7 +122,7 @@ def _strip(made: Positions, size: int, count: int, density: float, far: float) -
     if schedule.mixed:
         read, values, ends = 1 - (1 - density) ** size, density * size, float(made.cut.masks * MASK)
     else:
-        read, values, ends = density, density * size, BRANCH / 2
+        read, values, ends = density, density * size, BRANCH / 2 + (made.cut.masks - 1) * MASK
     chains = max(CHAINS, size * count)
     each = _entry(values / read * count, count * (1 + far) + values / read, chains, lanes)
     waits = float(size * count * MOVED)

@@ -119,10 +119,11 @@ def _block(body: Body, cut: Order, segment: str, number: str) -> str:
 
 def _column(body: Body, plan: Plan, cut: Order, segment: str) -> str:
     """The input of each entry, from the place where the kernel holds it."""
-    places = plan.places()
     taps = plan.layer.taps
+    places = plan.places() - plan.places()[:taps].min()
     step = int(places[taps] - places[0]) if len(places) > taps else int(places.max()) + 1
     offset = body.shaped(body.op("Cast", "offsets", to=onnx.TensorProto.INT64), -1)
+    offset = body.op("Sub", offset, body.constant(plan.places()[:taps].min()))
     channel, left = body.divided(offset, step)
     same = body.op("Equal", body.shaped(left, -1, 1), body.constant(places[:taps]))
     tap = body.op("ArgMax", body.op("Cast", same, to=onnx.TensorProto.INT32), axis=1, keepdims=0)
@@ -154,8 +155,8 @@ def _entries(body: Body, plan: Plan, cut: Order, count: str, loop: str, number: 
 def tables(plan: Plan, cut: Order) -> tuple[Any, Any, Any]:
     """For each mask: which outputs [masks, block] have values, in strips how wide [masks], as the how-manieth."""
     if not plan.schedule.mixed:
-        present = np.ones((1, cut.block), np.int64)
-        return present, np.array([plan.schedule.strip]), np.arange(cut.block)[None]
+        same = np.ones((cut.masks, 1), np.int64)
+        return same.repeat(cut.block, 1), same[:, 0] * plan.schedule.strip, same * np.arange(cut.block)
     present = (np.arange(1, cut.masks + 1)[:, None] >> np.arange(cut.block)) & 1
     return present, present.sum(axis=1), (present.cumsum(axis=1) - 1).clip(0)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # Part of every record and kernel name: raise it when a template changes what it makes of the same knobs.
-VERSION = 7
+VERSION = 8
 STRIP = 8  # outputs of a block whose sums are held in registers at the same time, where positions lie in the lanes
 
 
@@ -86,7 +86,8 @@ class Schedule:
         mixed: whether each output of a block has zeros of its own: what an input is multiplied by is read off a
             mask, for each of which there is a loop (`positions`).
         layout: how an image is read (`positions`): from a panel whose lines begin where vectors do (`aligned`), or
-            follow each other without gaps (`tight`), or where it lies (`inplace`; pointwise convolutions).
+            follow each other without gaps (`tight`), or once for all columns of taps, with a loop for each, in which
+            lanes beyond a line are masked out (`masked`); or where it lies (`inplace`; pointwise convolutions).
     """
 
     template: str

@@ -7,7 +7,7 @@ Entries of a segment are the inputs where any output of the block is not zero:
 
 - values [entries, block]: the weights, zeros where a single one of them is zero; within a segment first those of
   one strip of outputs, then those of the next. Of a `mixed` schedule the non-zeros alone: entries are sorted by
-  the mask of outputs that they belong to, 1 to 2^block - 1;
+  the mask of outputs that they belong to, 1 to 2^block - 1. Of a `masked` layout they are sorted by column of taps;
 - offsets [entries]: where the kernel finds that input, from the start of its stretch;
 - starts: the first entry of each segment, or of each mask in it, and the end; then which block of the span each
   segment is; then, if `mixed`, the first value of each segment.
@@ -34,7 +34,7 @@ Ints = npt.NDArray[np.int64]
 class Order:
     """How a weight is cut: `blocks` per group in `spans` of `span`, inputs in `stretches` of `depth`.
 
-    A segment has entries of so many `masks`, one unless the outputs of a block have zeros of their own.
+    A segment has entries of so many `masks`: of outputs, if those of a block have zeros of their own, or of lanes.
     """
 
     groups: int
@@ -87,6 +87,8 @@ def order(layer: Layer, schedule: Schedule) -> Order:
     span = min(schedule.span or blocks, blocks)
     depth = layer.inputs if schedule.depth == 0 else min(schedule.depth * layer.taps, layer.inputs)
     masks = (1 << schedule.block) - 1 if schedule.mixed else 1
+    if layer.image is not None and schedule.layout == "masked":
+        masks = layer.image.kernel[1]
     stretches = -(-layer.inputs // depth)
     return Order(layer.groups, schedule.block, blocks, span, -(-blocks // span), depth, stretches, masks)
 
@@ -120,7 +122,7 @@ def _shared(blocks: Floats, schedule: Schedule, cut: Order, places: Ints) -> tup
     """Values, offsets and starts of entries that all outputs of a block share, or those of a mask."""
     group, block, column = np.nonzero(np.any(blocks != 0, axis=2) | schedule.whole)
     entries = blocks[group, block, :, column]
-    mask = (entries != 0) @ (1 << np.arange(cut.block)) - 1 if schedule.mixed else np.zeros(len(column), int)
+    mask = (entries != 0) @ (1 << np.arange(cut.block)) - 1 if schedule.mixed else column % cut.masks
     stretch = (group * cut.spans + block // cut.span) * cut.stretches + column // cut.depth
     counts = np.zeros((cut.segments // cut.span, cut.span), np.int64)
     np.add.at(counts, (stretch, block % cut.span), 1)

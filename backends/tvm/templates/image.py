@@ -2,7 +2,8 @@
 
 A tile is a number of output lines. Of each channel the panel holds the input lines that the tile needs, padded
 with zeros, once for each column of taps: shifted, so that the positions of any tap are neighbours and, unless the
-layout is tight, begin where vectors do. With vertical strides, every other line forms a plane of its own ("phase"). All positions of a tile
+layout is tight, begin where vectors do. Or once for all of them (`masked`), where what lies beyond a line is masked
+out. With vertical strides, every other line forms a plane of its own ("phase"). All positions of a tile
 are one run of `lines * pitch`, where the last positions of a line mean nothing and are not stored.
 A pointwise convolution is an image of one column: its tile is any number of pixels, and it may be read in place.
 """
@@ -33,6 +34,16 @@ from pruneopt.backends.tvm.templates.frame import (
     store,
     widths,
 )
+
+def layouts(image: Image, lanes: int) -> list[str]:
+    """Those that are possible and differ."""
+    if image.pointwise:
+        return ["aligned", "inplace"] if image.out[0] * image.out[1] % lanes == 0 else ["aligned"]
+    found = ["aligned", "tight"] if image.out[1] % lanes else ["aligned"]
+    wide = (image.kernel[1] - 1) * image.dilations[1]
+    same = image.strides == (1, 1) and image.size[1] == image.out[1] > wide
+    return [*found, "masked"] if same and 0 < wide <= lanes and image.padding[1] <= lanes else found
+
 
 WASTE = 1 / 7  # share of positions that may mean nothing, so that lines begin where vectors do
 UNROLLED = 16  # vectors that are copied without a loop
@@ -70,7 +81,10 @@ class Pixels:
         self.tiles = -(-image.out[0] // self.lines)
         rows = [tap * image.dilations[0] for tap in range(image.kernel[0])]
         self.phases = sorted({row % image.strides[0] for row in rows})
-        self.shifts = [tap * image.dilations[1] for tap in range(image.kernel[1])]
+        self.masks = schedule.layout == "masked"
+        self.taps = [tap * image.dilations[1] for tap in range(image.kernel[1])]
+        self.shifts = [image.padding[1]] if self.masks else self.taps
+        self.lead = lanes if self.masks else 0  # where the first line begins: taps reach before it
         self.height = self.lines + rows[-1] // image.strides[0]
         self.pitch = _pitch(image.out[1], lanes, schedule.layout)
         self.plane = -(-self.height * self.pitch // lanes) * lanes if self.pitch > 1 else self.lines
@@ -80,6 +94,7 @@ class Pixels:
         self.depth = cut.depth // layer.taps
         self.read = self.depth * self.channel
         self.size = 0 if self.inplace else (self.depth if cut.streamed else layer.channels) * self.channel
+        self.size += self.lead
         self.channel = self.area if self.inplace else self.channel
         self.stretch = 0 if cut.streamed and not self.inplace else self.depth * self.channel
         positions = (self.lines - 1) * self.pitch + image.out[1]
@@ -91,11 +106,15 @@ class Pixels:
 
     def places(self) -> Ints:
         image = self.image
+        rows = [divmod(tap * image.dilations[0], image.strides[0]) for tap in range(image.kernel[0])]
+        columns = [
+            self.lead + tap - image.padding[1] if self.masks else number * self.plane
+            for number, tap in enumerate(self.taps)
+        ]
         taps = [
-            (self.phases.index(i * image.dilations[0] % image.strides[0]) * len(self.shifts) + j) * self.plane
-            + i * image.dilations[0] // image.strides[0] * self.pitch
-            for i in range(image.kernel[0])
-            for j in range(image.kernel[1])
+            self.phases.index(phase) * len(self.shifts) * self.plane + line * self.pitch + column
+            for line, phase in rows
+            for column in columns
         ]
         return np.asarray((np.arange(self.depth)[:, None] * self.channel + np.array(taps)).ravel(), np.int64)
 
@@ -130,7 +149,7 @@ class Pixels:
         before, count = stretch(self.layer.channels, self.depth, number)
         top, first = self._top(tile), bound(self._channel(tile, self.layer.channels) + before)
         with T.serial(0, count) as c:
-            source, target = bound((first + c) * height * width), bound(c * self.channel)
+            source, target = bound((first + c) * height * width), bound(self.lead + c * self.channel)
             for number, (row, start) in enumerate((r, s) for r in self.phases for s in self.shifts):
                 self._plane(k, source, target + number * self.plane, top, row, start)
 
@@ -232,6 +251,19 @@ class Pixels:
                 part(at, lanes)
         if count % lanes:
             part(count - lanes, lanes)
+
+    def masked(self, x: Expr, vector: int, column: int) -> Expr:
+        """`x` of a vector of positions, zeros in the lanes whose tap lies beside their line."""
+        if not self.masks:
+            return x
+        T = builder()
+        shift = self.taps[column] - self.image.padding[1]
+        at = [(vector * self.lanes + lane) % self.pitch + shift for lane in range(self.lanes)]
+        beyond = [lane for lane, each in enumerate(at) if not 0 <= each < self.pitch]
+        for lane in beyond:
+            seen = T.ramp(0, 1, self.lanes) != T.broadcast(lane, self.lanes)
+            x = T.Select(seen, x, spread(T.float32(0), self.lanes))
+        return x
 
     def origin(self, tile: Expr) -> Expr:
         """Where in `y` the tile's first output begins."""

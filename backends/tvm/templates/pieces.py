@@ -28,6 +28,9 @@ class Panel(Protocol):
     def fill(self, k: Frame, tile: Expr, number: Expr | None) -> None:
         """Emit the code that lays the inputs of a tile out, all of them or those of one stretch."""
 
+    def masked(self, x: Expr, vector: int, column: int) -> Expr:
+        """`x`, zeros where a column of taps reaches beyond a line."""
+
     def inputs(self, k: Frame) -> Any:
         """The array in which a tile's inputs lie."""
 
@@ -93,13 +96,17 @@ class Strip:
 
 @dataclass(frozen=True)
 class Entries:
-    """Entries `start` to `stop`, of which each has a value for some `outputs` of a strip; the first is at `value`."""
+    """Entries `start` to `stop`, of which each has a value for some `outputs` of a strip; the first is at `value`.
+
+    All are of one `column` of taps, where that matters.
+    """
 
     start: Expr
     stop: Expr
     outputs: tuple[int, ...]
     value: Expr
     step: int
+    column: int = 0
 
 
 def stretch(inputs: int, depth: int, number: Expr | None) -> tuple[Expr, Expr]:

@@ -104,7 +104,7 @@ class Positions:
             segment = bound(at.segment + i)
             line = bound(k.starts[cut.numbers + segment] * block)
             edges = [bound(k.starts[segment * cut.masks + i]) for i in range(cut.masks + 1)]
-            first = bound(k.starts[cut.firsts + segment]) if self.schedule.mixed else edges[0] * block
+            first = bound(k.starts[cut.firsts + segment]) if self.schedule.mixed else 0
 
             def strips(chunk: Chunk) -> None:
                 size = self.schedule.strip
@@ -158,14 +158,15 @@ class Positions:
             for each in chain:
                 store(each, 0, spread(builder().float32(0), self.lanes), self.lanes)
         self._begin(k, at, strip, sums[0])
-        for mask, (start, stop) in enumerate(pairwise(edges), 1):
+        for mask, (start, stop) in enumerate(pairwise(edges)):
             if self.schedule.mixed:
-                outputs = tuple(o for o in range(strip.size) if mask >> o & 1)
+                outputs = tuple(o for o in range(strip.size) if mask + 1 >> o & 1)
                 entries = Entries(start, stop, outputs, first, len(outputs))
                 first = bound(first + (stop - start) * len(outputs))
             else:
                 outputs = tuple(range(strip.size))
-                entries = Entries(start, stop, outputs, first + (stop - start) * strip.offset, strip.size)
+                value = start * self.schedule.block + (stop - start) * strip.offset
+                entries = Entries(start, stop, outputs, value, strip.size, mask)
             self._loop(k, at, strip, entries, sums)
         for i, each in enumerate(sums[0]):
             for other in sums[1:]:
@@ -200,7 +201,8 @@ class Positions:
             return spread(k.values[value + number], lanes)
 
         def x(vector: int) -> Expr:
-            return load(panel, place + vector * lanes, lanes)
+            loaded = load(panel, place + vector * lanes, lanes)
+            return self.panel.masked(loaded, strip.chunk.vector + vector, entries.column)
 
         def add(output: int, vector: int, weight: Expr, x: Expr) -> None:
             each = sums[output * count + vector]

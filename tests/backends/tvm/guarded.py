@@ -21,6 +21,7 @@ from pruneopt.backends.tvm.layer import Image, Layer, Schedule
 from pruneopt.backends.tvm.measure import shares
 from pruneopt.backends.tvm.packing import Floats, pack
 from pruneopt.backends.tvm.target import Target
+from pruneopt.backends.tvm.templates.image import layouts
 
 CANARY = 64  # entries on each side of a buffer
 RUNS = 10  # of each kernel
@@ -63,6 +64,8 @@ def random_layer(rng: random.Random) -> Layer:
     size = rng.randint(5, 20), rng.randint(5, 20)
     if kernel == (1, 1) and rng.random() < 0.5:
         strides, size = (1, 1), (4 * rng.randint(1, 4), 4 * rng.randint(1, 4))
+    elif kernel != (1, 1) and rng.random() < 0.5:
+        strides, padding = (1, 1), (kernel[0] // 2 * dilations[0], kernel[1] // 2 * dilations[1])
     reach = [(kernel[i] - 1) * dilations[i] + 1 for i in (0, 1)]
     out = [max(1, (size[i] + 2 * padding[i] - reach[i]) // strides[i] + 1) for i in (0, 1)]
     size = max(size[0], reach[0]), max(size[1], reach[1])
@@ -87,12 +90,11 @@ def random_schedule(rng: random.Random, layer: Layer, lanes: int) -> Schedule:
         return Schedule("depthwise", 1, tile, rng.choice([1, 2, 3, 4, 7, 8]))
     depth, span = rng.choice([0, 1, 5, 16]), rng.choice([0, 1, 3])
     registers, mixed = rng.choice([1, 2, 3]), 1 < block <= 4 and rng.random() < 0.7
-    image = layer.image
-    layouts = ["aligned", "tight"]
-    if image is not None and image.pointwise and image.out[0] * image.out[1] % lanes == 0:
-        layouts += ["inplace"] * 2
+    layout = rng.choice([*layouts(layer.image, lanes), "tight"] if layer.image else ["aligned"])
+    if layout == "inplace":
         tile = -(-tile // lanes) * lanes
-    return Schedule("positions", block, tile, registers, depth, span, mixed, rng.choice(layouts))
+    mixed = mixed and layout != "masked"
+    return Schedule("positions", block, tile, registers, depth, span, mixed, layout)
 
 
 def random_weight(rng: np.random.Generator, layer: Layer, schedule: Schedule) -> Floats:

@@ -73,7 +73,8 @@ def test_lookups_are_for_few_rows_in_wide_vectors(block: int, n: int, lanes: int
     [
         (Image((12, 8), (12, 8)), {"aligned", "inplace"}),
         (Image((7, 7), (7, 7)), {"aligned"}),
-        (Image((14, 14), (14, 14), (3, 3), (1, 1), (1, 1)), {"aligned", "tight"}),
+        (Image((14, 14), (14, 14), (3, 3), (1, 1), (1, 1)), {"aligned", "tight", "masked"}),
+        (Image((14, 14), (7, 7), (3, 3), (2, 2), (1, 1)), {"aligned", "tight"}),
     ],
 )
 def test_layouts_follow_the_image(image: Image, wanted: set[str]) -> None:
