@@ -1,8 +1,9 @@
-"""`python -m benchmarks.latency FOLDER_OR_FILE...`: what a budget in measured latency gives, model by model.
+"""`python -m benchmarks.latency FOLDER_FILE_OR_TASK...`: what a budget in measured latency gives, model by model.
 
-Each model is pruned to `--latency 0.6` with 1 and with 2 threads, in processes of its own. What was written is
-then timed against the original in turns, afresh. The efficiency is the share of time saved over the share of
-multiply-accumulates saved. With one thread times are those of the thread itself, which other programs on
+Each model is pruned to `--latency 0.6` with 1 and with 2 threads, in processes of its own; tasks of
+`benchmarks.accuracy` with their own calibration data, others without data unless `--calib` names some. What was
+written is then timed against the original in turns, afresh. The efficiency is the share of time saved over the share
+of multiply-accumulates saved. With one thread times are those of the thread itself, which other programs on
 the machine do not lengthen; with more they are those of the clock on the wall, and a busy machine spoils them.
 """
 
@@ -12,9 +13,12 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy import feeds
+from benchmarks.accuracy.tasks import TASKS, load
 from benchmarks.isolated import run
 from benchmarks.zoo import files
 
@@ -35,7 +39,7 @@ print(json.dumps({"ms": first.median_ms, "ratio": second.ratio_to_first, "spread
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latency", description=__doc__)
-    parser.add_argument("places", nargs="+", type=Path, metavar="FOLDER_OR_FILE")
+    parser.add_argument("places", nargs="+", type=Path, metavar="FOLDER_FILE_OR_TASK")
     parser.add_argument("--latency", type=float, default=0.6, metavar="R", help="share to keep [0.6]")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads [1 2]")
     parser.add_argument(
@@ -47,13 +51,22 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(path: Path, threads: int, options: argparse.Namespace) -> Record:
+def models(places: list[Path], calib: str | None) -> Iterator[tuple[Path, str | None]]:
+    """The files, and the calibration data of each."""
+    for place in places:
+        if str(place) in TASKS:
+            yield load(str(place), feeds.CACHE)[0].model, f"{feeds.__name__}:{place}"
+        else:
+            yield from ((path, calib) for path in files([place]))
+
+
+def measure(path: Path, calib: str | None, threads: int, options: argparse.Namespace) -> Record:
     """Prune one model and time the result."""
-    record: Record = {"file": path.name, "threads": threads}
+    record: Record = {"file": path.name, "calib": calib, "threads": threads}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         out = str(Path(folder) / "small.onnx")
         wanted = ["--passes", options.passes] if options.passes else ["--latency", str(options.latency)]
-        wanted += ["--calib", options.calib] if options.calib else []
+        wanted += ["--calib", calib] if calib else []
         command = ["-m", "pruneopt", str(path), "-o", out, *wanted, "--threads", str(threads), "--json", "-q"]
         ran = run([sys.executable, *command], options.limit)
         record |= {"code": ran.code, "seconds": ran.seconds, "cpu": ran.cpu}
@@ -65,7 +78,7 @@ def measure(path: Path, threads: int, options: argparse.Namespace) -> Record:
             return record | {"code": timed.code, "said": timed.last_words}
     macs = report["output"]["macs"] / max(report["input"]["macs"], 1)
     rounds = [p["latency"] for p in report["passes"] if "latency" in p]
-    found = json.loads(timed.out)
+    found: Record = json.loads(timed.out)
     saved = (1 - found["ratio"]) / (1 - macs) if macs < 1 else 0.0
     return record | found | {"macs": macs, "efficiency": saved, "rounds": rounds[0] if rounds else []}
 
@@ -88,9 +101,9 @@ def main() -> None:
     heads = ["model", "threads", "before (ms)", "latency kept", "spread", "MACs kept", "efficiency", "work"]
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}", flush=True)
     records = []
-    for path in files(options.places):
+    for path, calib in models(options.places, options.calib):
         for threads in options.threads:
-            records.append(measure(path, threads, options))
+            records.append(measure(path, calib, threads, options))
             print(row(records[-1]), flush=True)
             if options.json:
                 options.json.write_text(json.dumps(records, indent=1))
