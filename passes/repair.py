@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.infer import analyse
@@ -24,7 +23,7 @@ from pruneopt.passes.statistics.damage import damage, distributions, outputs
 from pruneopt.passes.statistics.leastsquares import Refit
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
-KEPT = 1 << 28  # bytes of a repaired model that waits to be asked for again
+KEPT = 1 << 28  # bytes of new weights, of a repaired model that waits to be asked for again
 # In which ways are tried: `stream` picks, layer by layer, what `self` does.
 ORDER = ("stream", "self", "bias")
 ENOUGH = 0.5  # of the damage without a repair: a way that leaves no more is not called into question
@@ -92,7 +91,7 @@ class Repair:
             mended = claim.repaired.pop(settings, None) or apply(
                 model, claim, refit_all(claim, context, batches, settings, aim)
             )
-            if again and _weight(mended) <= KEPT:
+            if again and _new_bytes(mended, model) <= KEPT:
                 claim.repaired[settings] = mended
             distances[way] = damage(dense, outputs(mended, context, held), probabilities)
             if distances[way] < distances[best]:
@@ -100,10 +99,14 @@ class Repair:
         return Outcome(made, {"way": best, "distances": distances})
 
 
-def _weight(model: Model) -> int:
-    """Bytes of all constants."""
-    constants = (t for t in model.graph.tensors().values() if isinstance(t, gs.Constant))
-    return sum(int(np.prod(t.shape)) * np.dtype(t.dtype).itemsize for t in constants)
+def _new_bytes(model: Model, old: Model) -> int:
+    """Bytes of the constants that `model` does not share with `old`."""
+    shared = {id(constant._values) for constant in _constants(old)}
+    return sum(int(c._values.nbytes) for c in _constants(model) if id(c._values) not in shared)
+
+
+def _constants(model: Model) -> list[gs.Constant]:
+    return [t for t in model.graph.tensors().values() if isinstance(t, gs.Constant)]
 
 
 def apply(model: Model, claim: Masked, refits: Iterable[tuple[Consumer, Refit]]) -> Model:

@@ -44,18 +44,19 @@ def orders(
     found, gained = {}, 0.0
     for atom in dict.fromkeys(find(c.input_axis) for c in scores):
         if _is_free(analysis, atom):
-            stacked = np.concatenate([s for c, s in scores.items() if find(c.input_axis) is atom])
-            order = dealt(stacked, pattern)
-            more = _kept(stacked[:, order], pattern) - _kept(stacked, pattern)
-            if more > WORTH * float(stacked.sum()):
+            reading = [s for c, s in scores.items() if find(c.input_axis) is atom]
+            totals = np.sum([s.sum(0) for s in reading], axis=0)
+            order = dealt(totals, pattern)
+            more = sum(_kept(s[:, order], pattern) - _kept(s, pattern) for s in reading)
+            if more > WORTH * float(totals.sum()):
                 found[atom], gained = order, gained + more
     return found, gained / (sum(float(s.sum()) for s in scores.values()) or 1.0)
 
 
-def dealt(scores: Array, pattern: Pattern) -> Order:
-    """Features sorted by their scores and dealt to the groups to and fro: each gets one of each rank."""
-    groups = len(scores[0]) // pattern.group
-    ranked = np.argsort(-scores.sum(0), kind="stable")
+def dealt(totals: Array, pattern: Pattern) -> Order:
+    """Features sorted by their scores, shape [features], and dealt to the groups to and fro: one of each rank."""
+    groups = len(totals) // pattern.group
+    ranked = np.argsort(-totals, kind="stable")
     full = ranked[: groups * pattern.group].reshape(pattern.group, groups)
     full[1::2] = full[1::2, ::-1].copy()
     return np.concatenate([full.T.reshape(-1), ranked[groups * pattern.group :]])

@@ -33,3 +33,14 @@ def test_one_that_does_not_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     found = distances()
     assert set(found) == {"none", "stream", "self"}
     assert found["stream"] <= found["self"]
+
+
+def test_only_new_weights_count_as_kept() -> None:
+    model = models.loaded(models.transformer())
+    context = make_context(model, data(model))
+    outcome = Width(macs=0.7, plan="uniform").run(model, context)
+    context.claim = outcome.claim
+    mended = Repair().run(outcome.model, context).model
+    assert repair_module._new_bytes(outcome.model.copy(), outcome.model) == 0
+    whole = sum(int(c._values.nbytes) for c in repair_module._constants(mended))
+    assert 0 < repair_module._new_bytes(mended, outcome.model) < whole

@@ -12,8 +12,8 @@ from tests.sparsity.test_sparsify import data, entry, moved, weights
 
 
 def test_each_group_gets_one_of_each_rank() -> None:
-    scores = np.array([[8.0, 7, 6, 5, 4, 3, 2, 1, 0.5]])
-    order = dealt(scores, parse_pattern("2:4"))
+    totals = np.array([8.0, 7, 6, 5, 4, 3, 2, 1, 0.5])
+    order = dealt(totals, parse_pattern("2:4"))
     assert sorted(order) == list(range(9))
     assert order.tolist() == [0, 3, 4, 7, 1, 2, 5, 6, 8]
 
