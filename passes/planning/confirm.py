@@ -28,6 +28,47 @@ class Watch(Protocol):
         """Share of the original's latency that the model of these sizes has, in turns."""
 
 
+class Search:
+    """Plans for one target after another, between targets that were fast enough and targets that were not.
+
+    Attributes:
+        rounds: the share `planned` and the share `measured` of each.
+        best: the largest share measured that is within the budget, and its sizes.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = self.target = share
+        self.rounds: list[Mapping[str, float]] = []
+        self.best: tuple[float, Kept] | None = None
+        self.low, self.high = 0.0, 1.0
+
+    def failed(self) -> bool:
+        """No plan is as small as the target: whether that ends the search."""
+        if self.best is not None or self.target >= self.high:
+            return True
+        self.low = self.target
+        self.target = (self.low + self.high) / 2
+        return False
+
+    def learnt(self, measured: float, kept: Kept) -> bool:
+        """What a plan for the target came to: whether that ends the search."""
+        self.rounds.append({"planned": self.target, "measured": measured})
+        fits = measured <= self.share
+        if fits and (self.best is None or measured > self.best[0]):
+            self.best = measured, kept
+        if USED * self.share <= measured <= self.share or (not fits and self.target <= LEAST * self.share):
+            return True
+        self.low, self.high = (
+            (max(self.low, self.target), self.high) if fits else (self.low, min(self.high, self.target))
+        )
+        self.target = max(self._next(self.target * CAREFUL * self.share / measured), LEAST * self.share)
+        return False
+
+    def _next(self, wanted: float) -> float:
+        """What the last measurement calls for, if it lies between what was fast enough and what was not."""
+        return wanted if self.low < wanted < self.high else (self.low + self.high) / 2
+
+
 def confirmed(
     share: float,
     plan: Callable[[Sequence[Limit]], Kept],
@@ -50,40 +91,23 @@ def confirmed(
     Raises:
         PruneoptError: no plan is fast enough; `least` in its details is the least share that was reached.
     """
-    rounds: list[Mapping[str, float]] = []
-    best: tuple[float, Kept] | None = None
-    low, high = 0.0, 1.0  # targets that were fast enough, and that were not
-    target = share
+    search = Search(share)
     for _ in range(ROUNDS):
         try:
-            kept = plan([watch.limit(target)])
+            kept = plan([watch.limit(search.target)])
         except PruneoptError:
-            if not rounds:
+            if not search.rounds:
                 raise
-            if best is not None or target >= high:
-                break
-            low = target  # nothing is as small as that
-            target = (low + high) / 2
-            continue
-        measured = watch.measure(build(kept), kept)
-        rounds.append({"planned": target, "measured": measured})
-        progress(f"latency: {measured:.3f} of the original's")
-        if measured <= share and (best is None or measured > best[0]):
-            best = measured, kept
-        if USED * share <= measured <= share:
+            ended = search.failed()
+        else:
+            measured = watch.measure(build(kept), kept)
+            progress(f"latency: {measured:.3f} of the original's")
+            ended = search.learnt(measured, kept)
+        if ended:
             break
-        low, high = (max(low, target), high) if measured <= share else (low, min(high, target))
-        if measured > share and target <= LEAST * share:
-            break
-        target = max(_next(target * CAREFUL * share / measured, low, high), LEAST * share)
-    if best is None:
-        raise _out_of_reach(rounds)
-    return best[1], rounds
-
-
-def _next(wanted: float, low: float, high: float) -> float:
-    """What the last measurement calls for, if it lies between what was fast enough and what was not."""
-    return wanted if low < wanted < high else (low + high) / 2
+    if search.best is None:
+        raise _out_of_reach(search.rounds)
+    return search.best[1], search.rounds
 
 
 def _out_of_reach(rounds: Sequence[Mapping[str, float]]) -> PruneoptError:

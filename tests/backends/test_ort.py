@@ -1,5 +1,6 @@
 """ONNX Runtime sessions: what goes in and out, what is seen inside, what is said when it does not work."""
 
+import itertools
 from typing import Any
 
 import ml_dtypes
@@ -7,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+from pruneopt.backends import turns
 from pruneopt.backends.ort import Observer
 from pruneopt.backends.session import Session, shape_key
 from pruneopt.backends.turns import interleaved
@@ -143,6 +145,28 @@ def test_timing_is_relative_to_the_first() -> None:
     assert small.spread == 0
     assert large.ratio_to_first > 1
     assert large.median_ms > small.median_ms > 0
+
+
+class Uneven:
+    """Takes one of two times, or the same each time."""
+
+    def __init__(self, *times: float) -> None:
+        self.times, self.ran, self.now = times, 0, 0.0
+        self.clock = lambda: self.now
+
+    def run(self, _: Any) -> None:
+        self.now += self.times[self.ran % len(self.times)]
+        self.ran += 1
+
+
+def test_what_is_not_known_well_is_timed_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
+    rounds = []
+    for second in (Uneven(1.0), Uneven(1.0, 2.0)):
+        interleaved([Uneven(1.0), second], [{}, {}], seconds=10.5, min_rounds=0)
+        rounds.append(second.ran)
+    assert rounds[1] - 1 == turns.PATIENCE * (rounds[0] - 1)  # but for the warm-up
 
 
 GATHERED = """<ir_version: 8, opset_import: ["" : 17]>
