@@ -17,6 +17,7 @@ from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.sparsify import Sparsify
 from pruneopt.passes.tolerance import Tolerance
 from pruneopt.passes.unmerge import Unmerge
+from pruneopt.passes.unshare import Unshare
 from pruneopt.passes.untie import Untie
 from pruneopt.passes.verify import Verify
 from pruneopt.passes.width import Width
@@ -39,6 +40,7 @@ __all__ = [
     "Sparsify",
     "Tolerance",
     "Unmerge",
+    "Unshare",
     "Untie",
     "Verify",
     "Width",

@@ -24,6 +24,7 @@ from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.sparsify import Sparsify
 from pruneopt.passes.unmerge import Unmerge
+from pruneopt.passes.unshare import Unshare
 from pruneopt.passes.untie import Untie
 from pruneopt.passes.verify import Verify
 from pruneopt.passes.width import Width
@@ -31,6 +32,7 @@ from pruneopt.passes.width import Width
 PASSES: dict[str, type[Any]] = {
     "simplify": Simplify,
     "unmerge": Unmerge,
+    "unshare": Unshare,
     "untie": Untie,
     "width": Width,
     "depth": Depth,

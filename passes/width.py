@@ -21,6 +21,8 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.context import Context
 from pruneopt.passes.criteria import WEIGHTS_ONLY, find_criterion
+from pruneopt.passes.exact.duplicates import merge_duplicates
+from pruneopt.passes.exact.identities import drop_dead
 from pruneopt.passes.learning.gradients import gradients
 from pruneopt.passes.options import Budgeted, check_names, check_share
 from pruneopt.passes.pipeline import Pipeline
@@ -40,6 +42,7 @@ from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.statistics.evidence import Evidence, gather
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 from pruneopt.passes.unmerge import Unmerge
+from pruneopt.passes.unshare import Unshare
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ class Width(Budgeted):
             said |= {"foreseen": foreseen(groups, kept, evidence)}
         masks = self._select(groups, kept, evidence)
         small = shrink(analysis, masks)
+        merge_duplicates(small.graph)  # copies of tables that were not cut apart
+        drop_dead(small.graph)
         sizes = shrunk_sizes(analysis, masks)
         if derived_tensors(small.graph):  # their values would have to be measured
             context.looks(small, sizes)
@@ -179,7 +184,7 @@ class Width(Budgeted):
         wanted = self.basis == "svd" or (self.basis is None and self._measures(context))
         if not wanted or not context.calibration:
             return model, {}
-        turning = Pipeline((Unmerge(), Rotate()))
+        turning = Pipeline((Unmerge(), Unshare(), Rotate()))
         aim = context.aim
         outcome, _ = context.once((id(model), "basis"), lambda: (turning.run(model, context), model))
         context.aim = aim
