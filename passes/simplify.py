@@ -10,11 +10,12 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
-from pruneopt.passes.exact.batchnorm import fold_batchnorms
+from pruneopt.passes.exact.affine import fold_affine
 from pruneopt.passes.exact.branches import take_branches
 from pruneopt.passes.exact.channels import idle_entries
 from pruneopt.passes.exact.constants import fold, settle_reshapes
 from pruneopt.passes.exact.duplicates import merge_duplicates
+from pruneopt.passes.exact.gates import use_hard_sigmoids
 from pruneopt.passes.exact.identities import drop_dead, drop_identities
 from pruneopt.passes.exact.invariants import free_invariants
 from pruneopt.passes.exact.lookups import reshape_lookups
@@ -31,7 +32,8 @@ class Simplify:
     3. Reshape targets become constants with -1 and 0; looking up all rows in order is a Reshape, and
        a product with one-hot vectors is a lookup.
     4. Of nodes that compute the same from the same, one stays.
-    5. BatchNormalization is folded into the Conv, ConvTranspose or Gemm before it.
+    5. Scales and shifts of channels, BatchNormalization among them, are folded into the Conv, ConvTranspose or Gemm
+       before them, or into the Convs behind. Hard sigmoids that are spelt out become one op, which runtimes fuse.
     6. Nodes and constants that nothing uses go.
     7. Where `idle` says so: channels, neurons and other entries that nothing reads, or that are always zero, go.
     """
@@ -49,13 +51,15 @@ class Simplify:
         fold(small.graph, narrow(model, seen.static))
         settle_reshapes(small.graph, seen)
         reshape_lookups(small.graph, seen)
-        new = look_up_rows(small.graph, seen, small.opset())
+        look_up_rows(small.graph, seen, small.opset())
         merge_duplicates(small.graph)
-        fold_batchnorms(small.graph)
+        ranks = {name: len(shape) for name, shape in seen.shapes.items()}
+        use_hard_sigmoids(small.graph, ranks)
+        fold_affine(small.graph, ranks)
         drop_dead(small.graph)
         if _wiring(small) == _wiring(model):
             small = model
-        elif not new:
+        elif all(t.name in seen.shapes for n in small.graph.nodes for t in n.outputs if t.name):
             context.same_tensors(small, model)
         small = self._without_idle(small, context) if self.idle else small
         if small is model:

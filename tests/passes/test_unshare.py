@@ -17,7 +17,9 @@ from pruneopt.passes.width import Width
 
 RNG = np.random.default_rng(5)
 POSITIONS = "s = Shape <start = 1, end = 2> (x) t = Slice(table, zero, s, zero) u = Cos(t)"
-TWO_LAYERS = "a = MatMul(x, v1) b = Mul(a, u) c = MatMul(b, w1) d = MatMul(c, v2) e = Mul(u, d) y = MatMul(e, w2)"
+TWO_LAYERS = (
+    "a = MatMul(x, v1) b = Mul(a, u) c = MatMul(b, w1) d = MatMul(c, v2) e = Mul(u, d) y = MatMul(e, w2)"
+)
 
 
 def loaded(nodes: str) -> Model:

@@ -1,0 +1,90 @@
+"""Hard sigmoids that are spelt out become one op, whose product runtimes keep in the order that convolutions like.
+
+    clip(x + c, 0, h) = h HardSigmoid(x; alpha = 1 / h, beta = c / h)
+
+The factor h goes behind the product of a hard swish, x clip(x + c, 0, h), so that it meets the division by h.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from pruneopt.model import values
+from pruneopt.passes.exact.affine import Ranks, step_of
+from pruneopt.passes.rewriting.edits import place_of
+from pruneopt.passes.rewriting.names import Names
+
+
+def use_hard_sigmoids(graph: gs.Graph, ranks: Ranks) -> None:
+    """Replaces what comes to one, where its factor meets another."""
+    names = Names(graph)
+    ends = {id(t) for g in (graph, *graph.subgraphs(recursive=True)) for t in g.outputs}
+    found = [each for node in graph.nodes if (each := _spelt(node, ranks, ends)) is not None]
+    for clip, data, shift, height in found:
+        product = _product(clip, data, ends)
+        last = product or clip
+        if _meets_a_factor(last, ranks, ends):
+            gated = _replace(graph, clip, product, data, (1 / height, shift / height, height), names)
+            ranks[gated.name] = ranks[data.name]
+
+
+def _spelt(
+    clip: gs.Node, ranks: Ranks, ends: set[int]
+) -> tuple[gs.Node, gs.Tensor, float, float] | None:
+    """(the Clip, x, c, h) where a node is clip(x + c, 0, h)."""
+    low, high = _bounds(clip) if clip.op == "Clip" else (None, None)
+    add = clip.inputs[0].inputs[0] if low == 0 and high and clip.inputs[0].inputs else None
+    if add is None or high is None or not np.isfinite(high) or add.op != "Add":
+        return None
+    step = step_of(add, ranks)
+    alone = len(clip.inputs[0].outputs) == 1 and id(clip.inputs[0]) not in ends
+    constant = next((t for t in add.inputs if isinstance(t, gs.Constant)), None)
+    if step is None or constant is None or constant.dtype != np.float32 or step.shift.size != 1 or not alone:
+        return None
+    return clip, step.data, float(step.shift[0]), high
+
+
+def _bounds(clip: gs.Node) -> tuple[float | None, float | None]:
+    if len(clip.inputs) < 3:
+        return clip.attrs.get("min"), clip.attrs.get("max")
+    found = [float(values(t)) if isinstance(t, gs.Constant) else None for t in clip.inputs[1:3]]
+    return found[0], found[1]
+
+
+def _product(clip: gs.Node, data: gs.Tensor, ends: set[int]) -> gs.Node | None:
+    """The node that multiplies x by the Clip's output, if nothing else reads that."""
+    out = clip.outputs[0]
+    reader = out.outputs[0] if len(out.outputs) == 1 and id(out) not in ends else None
+    return reader if reader is not None and reader.op == "Mul" and any(t is data for t in reader.inputs) else None
+
+
+def _meets_a_factor(node: gs.Node, ranks: Ranks, ends: set[int]) -> bool:
+    out = node.outputs[0]
+    reader = out.outputs[0] if len(out.outputs) == 1 and id(out) not in ends else None
+    return reader is not None and reader.op in ("Mul", "Div") and step_of(reader, ranks) is not None
+
+
+def _replace(
+    graph: gs.Graph,
+    clip: gs.Node,
+    product: gs.Node | None,
+    data: gs.Tensor,
+    numbers: tuple[float, float, float],
+    names: Names,
+) -> gs.Tensor:
+    """Puts the gate, and its product, where they were spelt out; returns what the factor is still missing in."""
+    alpha, beta, height = numbers
+    last = product or clip
+    result, at = last.outputs[0], place_of(graph.nodes, last)
+    gate = gs.Variable(names.new(f"{clip.outputs[0].name}_gate"), np.float32)
+    made = [gs.Node("HardSigmoid", names.new(gate.name), {"alpha": alpha, "beta": beta}, [data], [gate])]
+    if product is not None:
+        out = gs.Variable(names.new(f"{result.name}_gated"), np.float32)
+        made.append(gs.Node("Mul", names.new(out.name), {}, [data, gate], [out]))
+    factor = gs.Constant(names.new(f"{result.name}_factor"), np.array(height, np.float32))
+    last.outputs.clear()
+    gated = made[-1].outputs[0]
+    made.append(gs.Node("Mul", names.new(factor.name), {}, [gated, factor], [result]))
+    graph.nodes[at:at] = made
+    return gated
