@@ -71,9 +71,9 @@ def _behind(node: gs.Node, analysis: Analysis, widths: set[Axis]) -> list[gs.Nod
 
     def visit(each: gs.Node) -> None:
         for tensor in each.inputs:
-            if tensor.inputs and id(tensor.inputs[0]) not in found:
-                if not widths.isdisjoint(_widths(analysis, tensor)):
-                    visit(tensor.inputs[0])
+            runs_through = not widths.isdisjoint(_widths(analysis, tensor))
+            if runs_through and tensor.inputs and id(tensor.inputs[0]) not in found:
+                visit(tensor.inputs[0])
         found[id(each)] = each
 
     visit(node)

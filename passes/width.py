@@ -143,9 +143,7 @@ class Width(Budgeted):
         if self._measures(context):
             said |= {"foreseen": foreseen(groups, kept, evidence)}
         masks = self._select(groups, kept, evidence)
-        small = shrink(analysis, masks)
-        merge_duplicates(small.graph)  # copies of tables that were not cut apart
-        drop_dead(small.graph)
+        small = _cut(analysis, masks)
         sizes = shrunk_sizes(analysis, masks)
         if derived_tensors(small.graph):  # their values would have to be measured
             context.looks(small, sizes)
@@ -209,7 +207,7 @@ class Width(Budgeted):
             return self._planned(groups, [*fixed, *more], evidence, context)
 
         def build(kept: dict[Axis, int]) -> Model:
-            return shrink(analysis, self._select(groups, kept, evidence))
+            return _cut(analysis, self._select(groups, kept, evidence))
 
         try:
             if self.latency is None:
@@ -269,6 +267,14 @@ class Width(Budgeted):
 
     def _score(self, evidence: Evidence) -> str:
         return self.criterion or ("obs" if evidence.moments or evidence.curves else "l2")
+
+
+def _cut(analysis: Analysis, masks: dict[Axis, Mask]) -> Model:
+    """The smaller model; copies of tables (`unshare`) that were not cut apart are one again."""
+    small = shrink(analysis, masks)
+    merge_duplicates(small.graph)
+    drop_dead(small.graph)
+    return small
 
 
 def keeps_divisor(group: Group, analysis: Analysis) -> bool:

@@ -24,7 +24,17 @@ def gelu(x: Values) -> Values:
     return x * 0.5 * (1 + _erf(x / math.sqrt(2)))
 
 
-# What can be evaluated, and what a kernel can compute.
+def hard_sigmoid(x: Values, alpha: float = 0.2, beta: float = 0.5) -> Values:
+    """A line from zero to one."""
+    return np.clip(alpha * x + beta, 0, 1)
+
+
+def hard_swish(x: Values) -> Values:
+    """x times a line from zero at -3 to one at 3."""
+    return x * hard_sigmoid(x, 1 / 6)
+
+
+# What can be evaluated, by inputs and attributes, and what a kernel can compute.
 EVALUATED: dict[str, Callable[..., Values]] = {
     "Add": np.add,
     "Sub": np.subtract,
@@ -32,8 +42,9 @@ EVALUATED: dict[str, Callable[..., Values]] = {
     "Div": np.divide,
     "Erf": _erf,
     "Gelu": gelu,
+    "HardSigmoid": hard_sigmoid,
 }
-KNOWN: dict[str, Callable[[Values], Values]] = {"Gelu": gelu}
+KNOWN: dict[str, Callable[[Values], Values]] = {"Gelu": gelu, "HardSwish": hard_swish}
 
 
 def recognised(tensor: gs.Tensor, graph: gs.Graph) -> tuple[list[gs.Node], str] | None:
@@ -50,7 +61,8 @@ def recognised(tensor: gs.Tensor, graph: gs.Graph) -> tuple[list[gs.Node], str] 
             return None
         region.append(node)
         made = node.outputs[0]
-        known[id(made)] = EVALUATED[node.op](*(_value(each, known) for each in node.inputs))
+        attributes = {name: value for name, value in node.attrs.items() if name != "approximate"}
+        known[id(made)] = EVALUATED[node.op](*(_value(each, known) for each in node.inputs), **attributes)
         tensors.append(made)
         if _closed(tensors, region, graph, made):
             for name, function in KNOWN.items():

@@ -218,4 +218,3 @@ def _node(
 
 def _only_reader(tensor: gs.Tensor, ends: set[int]) -> gs.Node | None:
     return tensor.outputs[0] if len(tensor.outputs) == 1 and id(tensor) not in ends else None
-

@@ -29,9 +29,7 @@ def use_hard_sigmoids(graph: gs.Graph, ranks: Ranks) -> None:
             ranks[gated.name] = ranks[data.name]
 
 
-def _spelt(
-    clip: gs.Node, ranks: Ranks, ends: set[int]
-) -> tuple[gs.Node, gs.Tensor, float, float] | None:
+def _spelt(clip: gs.Node, ranks: Ranks, ends: set[int]) -> tuple[gs.Node, gs.Tensor, float, float] | None:
     """(the Clip, x, c, h) where a node is clip(x + c, 0, h)."""
     low, high = _bounds(clip) if clip.op == "Clip" else (None, None)
     add = clip.inputs[0].inputs[0] if low == 0 and high and clip.inputs[0].inputs else None
@@ -56,7 +54,11 @@ def _product(clip: gs.Node, data: gs.Tensor, ends: set[int]) -> gs.Node | None:
     """The node that multiplies x by the Clip's output, if nothing else reads that."""
     out = clip.outputs[0]
     reader = out.outputs[0] if len(out.outputs) == 1 and id(out) not in ends else None
-    return reader if reader is not None and reader.op == "Mul" and any(t is data for t in reader.inputs) else None
+    return (
+        reader
+        if reader is not None and reader.op == "Mul" and any(t is data for t in reader.inputs)
+        else None
+    )
 
 
 def _meets_a_factor(node: gs.Node, ranks: Ranks, ends: set[int]) -> bool:

@@ -56,7 +56,7 @@ class Linear:
         self._set(_along_outputs(self.node, self._weight, factor), self._bias * factor + shift, names)
 
     def rescale_inputs(self, scale: Array, shift: Array, names: Names) -> None:
-        """What a Conv that pads nothing makes of `scale` (x + `shift`), [input channels] or [1]; a zero shift adds none."""
+        """A Conv makes of x what it made of `scale` (x + `shift`), [input channels] or [1]; where it pads, no shift."""
         weight = self._weight  # [(g o), i, ...]
         groups = self.node.attrs.get("group", 1)
         split = weight.reshape(groups, -1, *weight.shape[1:])
@@ -74,9 +74,7 @@ class Linear:
     @property
     def _bias(self) -> Array:
         has = len(self.node.inputs) > 2 and self.node.inputs[2].name
-        return (
-            np.asarray(values(self.node.inputs[2]).astype(np.float64)) if has else np.zeros(self.channels)
-        )
+        return np.asarray(values(self.node.inputs[2]).astype(np.float64)) if has else np.zeros(self.channels)
 
     def _set(self, weight: Array, bias: Array | None, names: Names) -> None:
         data, old, *rest = self.node.inputs

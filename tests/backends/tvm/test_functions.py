@@ -40,16 +40,24 @@ def test_gelu_is_recognised_in_every_form(body: str, nodes: int) -> None:
     assert found[0][-1].outputs[0].name == "y"
 
 
+def test_hard_swish_is_a_gate_and_a_product() -> None:
+    made = graph("g = HardSigmoid <alpha = 0.16666667, beta = 0.5> (x) y = Mul(x, g)").graph
+    found = recognised(made.nodes[0].outputs[0], made)
+    assert found is not None
+    assert (len(found[0]), found[1]) == (2, "HardSwish")
+
+
 @pytest.mark.parametrize(
     "body",
     [
+        "g = HardSigmoid <alpha = 0.2, beta = 0.5> (x) y = Mul(x, g)",
         "d = Div(x, two) e = Erf(d) f = Add(e, one) g = Mul(x, f) y = Mul(g, half)",
         "e = Erf(x) f = Abs(e) y = Mul(x, f)",
         'y = Gelu <approximate = "tanh"> (x)',
         "y = Mul(x, half)",
     ],
 )
-def test_what_is_not_gelu_is_left_alone(body: str) -> None:
+def test_what_is_neither_is_left_alone(body: str) -> None:
     made = graph(body).graph
     assert recognised(made.nodes[0].outputs[0], made) is None
 
