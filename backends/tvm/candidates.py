@@ -55,7 +55,9 @@ def candidates(layer: Layer, block: int, n: int, lanes: int, density: float) -> 
         every += _lookups(layer, n, lanes)
     for size in MIXED if block == 1 else (block,):
         found = _lines(layer, size, lanes) if layer.image else _rows(layer, size, n, lanes)
-        every += [replace(each, mixed=size > block) for each in found]
+        if size > block:
+            found = [replace(each, mixed=True) for each in found if each.layout != "masked"]
+        every += found
     estimates = {each: cycles(layer, each, n, lanes, density) for each in every}
     return dict(sorted(estimates.items(), key=lambda pair: pair[1]))
 
@@ -140,7 +142,8 @@ def _lines(layer: Layer, block: int, lanes: int) -> list[Schedule]:
 
 
 def _layouts(image: Image, block: int, tile: int, lanes: int) -> list[str]:
-    """Those that read nothing beyond an image; masks take registers, which vectors must go through for several outputs."""
+    """In place, only the end of an image may be less than a vector. Masks take registers, through which vectors go for
+    several outputs."""
     never = {"inplace"} if tile % lanes else set()
     return [each for each in layouts(image, lanes) if each not in never | ({"masked"} if block < 4 else set())]
 

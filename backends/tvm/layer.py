@@ -99,6 +99,10 @@ class Schedule:
     mixed: bool = False
     layout: str = "aligned"
 
+    def __post_init__(self) -> None:
+        if self.mixed and self.layout == "masked":
+            raise ValueError("entries are sorted by masks of outputs or of lanes, not both")
+
     @property
     def whole(self) -> bool:
         """Whether zeros are stored, too: the kernel looks no place up."""

@@ -88,6 +88,17 @@ def load(array: Any, index: Expr, lanes: int, step: int = 1) -> Expr:
     return array[index] if lanes == 1 else array[builder().ramp(index, step, lanes)]
 
 
+def load_some(array: Any, index: Expr, count: int, lanes: int) -> Expr:
+    """`count` entries of `array` from `index` on in a vector of `lanes`, zeros behind them."""
+    from tvm.tirx import Shuffle
+
+    if count == lanes:
+        return load(array, index, lanes)
+    parts = [load(array, index + at, wide) for at, wide in widths(count, lanes)]
+    zeros = spread(builder().float32(0), lanes - count)
+    return Shuffle([*parts, zeros], list(range(lanes)))
+
+
 def store(array: Any, index: Expr, value: Expr, lanes: int) -> None:
     T = builder()
     T.buffer_store(array, value, [index if lanes == 1 else T.ramp(index, 1, lanes)])

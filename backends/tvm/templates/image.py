@@ -29,6 +29,7 @@ from pruneopt.backends.tvm.templates.frame import (
     either,
     left_over,
     load,
+    load_some,
     over,
     spread,
     store,
@@ -38,7 +39,7 @@ from pruneopt.backends.tvm.templates.frame import (
 def layouts(image: Image, lanes: int) -> list[str]:
     """Those that are possible and differ."""
     if image.pointwise:
-        return ["aligned", "inplace"] if image.out[0] * image.out[1] % lanes == 0 else ["aligned"]
+        return ["aligned", "inplace"]
     found = ["aligned", "tight"] if image.out[1] % lanes else ["aligned"]
     wide = (image.kernel[1] - 1) * image.dilations[1]
     same = image.strides == (1, 1) and image.size[1] == image.out[1] > wide
@@ -132,9 +133,6 @@ class Pixels:
         """Number of the first of `channels` channels per group, counted over all images."""
         groups = self.layer.groups
         return bound((over(tile, groups * self.tiles) * groups + left_over(tile, groups)) * channels)
-
-    def inputs(self, k: Frame) -> Any:
-        return k.x if self.inplace else k.scratch
 
     def begin(self, tile: Expr) -> Expr:
         if not self.inplace:
@@ -252,10 +250,15 @@ class Pixels:
         if count % lanes:
             part(count - lanes, lanes)
 
-    def masked(self, x: Expr, vector: int, column: int) -> Expr:
+    def load(self, k: Frame, place: Expr, vector: int, column: int) -> Expr:
+        """In place no more than there is."""
+        if self.inplace:
+            return load_some(k.x, place, min(self.lanes, self.lines - vector * self.lanes), self.lanes)
+        x = load(k.scratch, place, self.lanes)
+        return self._masked(x, vector, column) if self.masks else x
+
+    def _masked(self, x: Expr, vector: int, column: int) -> Expr:
         """`x` of a vector of positions, zeros in the lanes whose tap lies beside their line."""
-        if not self.masks:
-            return x
         T = builder()
         shift = self.taps[column] - self.image.padding[1]
         at = [(vector * self.lanes + lane) % self.pitch + shift for lane in range(self.lanes)]

@@ -28,14 +28,11 @@ class Panel(Protocol):
     def fill(self, k: Frame, tile: Expr, number: Expr | None) -> None:
         """Emit the code that lays the inputs of a tile out, all of them or those of one stretch."""
 
-    def masked(self, x: Expr, vector: int, column: int) -> Expr:
-        """`x`, zeros where a column of taps reaches beyond a line."""
-
-    def inputs(self, k: Frame) -> Any:
-        """The array in which a tile's inputs lie."""
-
     def begin(self, tile: Expr) -> Expr:
-        """Where in it they begin."""
+        """Where a tile's inputs begin."""
+
+    def load(self, k: Frame, place: Expr, vector: int, column: int) -> Expr:
+        """Inputs at `place`, for the positions of a vector and a column of taps."""
 
     def valid(self, k: Frame, tile: Expr) -> Expr:
         """Vectors of the tile that hold positions; fewer than `width` only where sums are not stored direct."""

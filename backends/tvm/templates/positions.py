@@ -193,7 +193,6 @@ class Positions:
         lanes, count = self.lanes, strip.chunk.count
         begin = at.inputs + at.number * self.panel.stretch + strip.chunk.start * lanes
         place = bound(begin + k.offset(entries.start + i))
-        panel = self.panel.inputs(k)
         value = bound(entries.value + i * entries.step)
         outputs = list(enumerate(entries.outputs))
 
@@ -201,8 +200,8 @@ class Positions:
             return spread(k.values[value + number], lanes)
 
         def x(vector: int) -> Expr:
-            loaded = load(panel, place + vector * lanes, lanes)
-            return self.panel.masked(loaded, strip.chunk.vector + vector, entries.column)
+            number = strip.chunk.vector + vector
+            return self.panel.load(k, place + vector * lanes, number, entries.column)
 
         def add(output: int, vector: int, weight: Expr, x: Expr) -> None:
             each = sums[output * count + vector]

@@ -46,14 +46,11 @@ class Rows:
         T = builder()
         return bound(over(T.min(k.n - tile * self.tile, self.tile) + self.lanes - 1, self.lanes))
 
-    def masked(self, x: Expr, vector: int, column: int) -> Expr:
-        return x
-
-    def inputs(self, k: Frame) -> Any:
-        return k.scratch
-
     def begin(self, tile: Expr) -> Expr:
         return 0
+
+    def load(self, k: Frame, place: Expr, vector: int, column: int) -> Expr:
+        return load(k.scratch, place, self.lanes)
 
     def fill(self, k: Frame, tile: Expr, number: Expr | None) -> None:
         """Rows beyond the last repeat it: what they give is never stored."""

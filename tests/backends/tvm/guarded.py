@@ -1,4 +1,4 @@
-"""Kernels on random shapes and patterns against NumPy, between canaries and at unaligned addresses.
+"""Kernels on random shapes and patterns against NumPy, between canaries, at unaligned addresses and at ends of memory.
 
     python -m tests.backends.tvm.guarded --examples 10000 --seed 7
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import mmap
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -50,6 +51,25 @@ class Guarded:
         return np.array_equal(self.memory[: self.start], self.before) and np.array_equal(
             self.memory[self.stop :], self.after
         )
+
+
+class Ending:
+    """A flat buffer that ends where memory begins that may not be touched: reading beyond it ends the process."""
+
+    def __init__(self, array: Array) -> None:
+        room = -(-max(array.nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.memory = mmap.mmap(-1, room + mmap.PAGESIZE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        if ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + room), mmap.PAGESIZE, 0):
+            raise OSError("memory cannot be protected")
+        self.view = np.frombuffer(self.memory, np.uint8, array.nbytes, room - array.nbytes).view(array.dtype)
+        self.view[:] = array.ravel()
+
+    def pointer(self) -> Any:
+        return ctypes.c_void_p(self.view.ctypes.data)
+
+    def intact(self) -> bool:
+        return True
 
 
 def random_layer(rng: random.Random) -> Layer:
@@ -153,7 +173,10 @@ def check(run: Any, plan: Plan, rng: np.random.Generator) -> str | None:
     wanted = reference(x, weight, bias, layer)
     y, scratch = np.full(wanted.shape, np.nan, np.float32), np.full(plan.scratch, np.nan, np.float32)
     arrays = [x, packed.values, packed.offsets, packed.starts, packed.bias, y, scratch]
-    buffers = [Guarded(array, int(rng.integers(0, 8)) * array.itemsize) for array in arrays]
+    buffers: list[Guarded | Ending] = [
+        Ending(array) if rng.random() < 0.3 else Guarded(array, int(rng.integers(0, 8)) * array.itemsize)
+        for array in arrays
+    ]
     for parts, first, last in shares(plan, n, threads):
         run(*(each.pointer() for each in buffers), n, parts, first, last)
     if not all(each.intact() for each in buffers):

@@ -72,7 +72,7 @@ def test_lookups_are_for_few_rows_in_wide_vectors(block: int, n: int, lanes: int
     ("image", "wanted"),
     [
         (Image((12, 8), (12, 8)), {"aligned", "inplace"}),
-        (Image((7, 7), (7, 7)), {"aligned"}),
+        (Image((7, 7), (7, 7)), {"aligned", "inplace"}),
         (Image((14, 14), (14, 14), (3, 3), (1, 1), (1, 1)), {"aligned", "tight", "masked"}),
         (Image((14, 14), (7, 7), (3, 3), (2, 2), (1, 1)), {"aligned", "tight"}),
     ],
@@ -80,6 +80,7 @@ def test_lookups_are_for_few_rows_in_wide_vectors(block: int, n: int, lanes: int
 def test_layouts_follow_the_image(image: Image, wanted: set[str]) -> None:
     layer = Layer(64 * image.kernel[0] * image.kernel[1], 64, 1, image)
     assert {each.layout for each in candidates(layer, 16, 1, 16, 0.2)} == wanted
+    assert {each.layout for each in candidates(layer, 1, 1, 16, 0.2)} == wanted - {"masked"}
 
 
 def test_candidates_are_few_and_the_same_each_time() -> None:
