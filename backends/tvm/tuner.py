@@ -1,6 +1,7 @@
 """Picks the knobs of one layer's kernel by measuring: successive halving, with records of what is known.
 
-All candidates get a few runs, the better third more, the best of these most: what is clearly slow costs little.
+All candidates get a few runs in turns, the better third more, the best of these most: what is clearly slow costs
+little, and a busy machine harms all alike.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def tune(
 ) -> Best:
     """The best of `trials` schedules; `tried` is told the best time so far after each measurement.
 
-    What the records know is not measured again, and what is measured is recorded at once.
+    What the records know is not measured again, and what is measured is recorded after each round of turns.
     """
     block = blocks(work.weight)[0]
     density = float((work.weight != 0).mean())
@@ -61,10 +62,9 @@ def tune(
         name, records, lambda each: trial(Plan(layer.plain(), each, target.lanes), target, work), tried, known
     )
     estimates = candidates(layer, block, work.n, target.lanes, density)
-    chosen = _chosen(estimates, trials, lambda schedule: times.seconds(schedule, ROUNDS[0]))
+    chosen = _chosen(estimates, trials, times.first)
     for rounds in ROUNDS:
-        for schedule in chosen:
-            times.seconds(schedule, rounds)
+        times.measure(chosen, rounds)
         chosen = _better(chosen, known)
     records.finish(name, trials)
     return _best(known, times.measured)
@@ -82,16 +82,23 @@ class _Times:
     measured: int = 0
     _ready: dict[Schedule, Timed] = field(default_factory=dict)
 
-    def seconds(self, schedule: Schedule, rounds: int) -> float:
-        """Seconds of one run, by at least so many rounds."""
-        if self.known.get(schedule, (0.0, 0))[1] < rounds:
+    def first(self, schedule: Schedule) -> float:
+        """Seconds of one run, as far as a few can tell."""
+        self.measure([schedule], ROUNDS[0])
+        return self.known[schedule][0]
+
+    def measure(self, schedules: Sequence[Schedule], rounds: int) -> None:
+        """Makes times by at least so many rounds known."""
+        new = [each for each in schedules if self.known.get(each, (0.0, 0))[1] < rounds]
+        for schedule in new:
             if schedule not in self._ready:
                 self._ready[schedule] = self.make(schedule)
-            self.known[schedule] = _measure(self._ready[schedule], rounds), rounds
-            self.records.add(self.name, schedule, *self.known[schedule])
+        for schedule, seconds in zip(new, _turns([self._ready[each] for each in new], rounds), strict=True):
+            self.known[schedule] = seconds, rounds
+            self.records.add(self.name, schedule, seconds, rounds)
             self.measured += 1
-        self.tried(min(each for each, _ in self.known.values()))
-        return self.known[schedule][0]
+        for _ in schedules:
+            self.tried(min(each for each, _ in self.known.values()))
 
 
 def _chosen(
@@ -117,12 +124,15 @@ def _chosen(
     return [*found, *varied(ranked)][:trials]
 
 
-def _measure(ready: Timed, rounds: int) -> float:
-    """Median time of a run, after one that warms up."""
-    first = ready.seconds()
-    count = max(1, rounds // 3) if first > SLOW else rounds
-    times = sorted(ready.seconds() for _ in range(count))
-    return times[len(times) // 2]
+def _turns(ready: Sequence[Timed], rounds: int) -> list[float]:
+    """What a quarter of the runs of each beats, each after one that warms up: other work only makes runs slower."""
+    slow = max((each.seconds() for each in ready), default=0.0) > SLOW
+    times: list[list[float]] = [[] for _ in ready]
+    for _ in range(max(1, rounds // 3) if slow else rounds):
+        for each, own in zip(ready, times, strict=True):
+            each.seconds()
+            own.append(each.seconds())
+    return [sorted(own)[len(own) // 4] for own in times]
 
 
 def _better(chosen: Sequence[Schedule], known: dict[Schedule, tuple[float, int]]) -> list[Schedule]:
