@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Size
-from pruneopt.analysis.observe import Observation
 from pruneopt.arrays import Array
 from pruneopt.passes.rewriting.edits import read_instead
 
@@ -58,30 +55,3 @@ def _freed(node: gs.Node) -> int:
                     cone.add(id(producer))
                     queue.append(producer)
     return sum(c._values.nbytes for c in constants.values() if all(id(n) in cone for n in c.outputs))
-
-
-def settle_reshapes(graph: gs.Graph, seen: Observation) -> None:
-    """Computed targets with at most one dynamic entry besides copies of the input's become constants."""
-    for node in graph.nodes:
-        if (
-            node.op != "Reshape"
-            or node.domain not in (None, "", "ai.onnx")
-            or isinstance(node.inputs[1], gs.Constant)
-        ):
-            continue
-        data, out = seen.shapes.get(node.inputs[0].name), seen.shapes.get(node.outputs[0].name)
-        if data is None or out is None:
-            continue
-        shape = target(data, out)
-        if shape is not None:
-            node.attrs.pop("allowzero", None)
-            node.inputs[1] = gs.Constant(f"{node.outputs[0].name}//target", np.array(shape, np.int64))
-
-
-def target(data: Sequence[Size], out: Sequence[Size]) -> list[int] | None:
-    """What a Reshape from sizes `data` to sizes `out` is told; None where it takes more than -1 and 0."""
-    shape = [
-        size[0] if len(set(size)) == 1 else 0 if i < len(data) and data[i] == size else -1
-        for i, size in enumerate(out)
-    ]
-    return shape if shape.count(-1) <= 1 and all(size[0] for size in out) else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.axes import Size
 from pruneopt.analysis.observe import Observation
-from pruneopt.passes.exact.constants import target
 
 # Positions that these ops make are polynomials in the sizes: two runs that agree do not agree by chance.
 POLYNOMIAL = set(
@@ -47,3 +49,12 @@ def _is_polynomial(tensor: gs.Tensor) -> bool:
                 known.add(id(producer))
                 queue += producer.inputs
     return True
+
+
+def target(data: Sequence[Size], out: Sequence[Size]) -> list[int] | None:
+    """What a Reshape from sizes `data` to sizes `out` is told; None where it takes more than -1 and 0."""
+    shape = [
+        size[0] if len(set(size)) == 1 else 0 if i < len(data) and data[i] == size else -1
+        for i, size in enumerate(out)
+    ]
+    return shape if shape.count(-1) <= 1 and all(size[0] for size in out) else None
