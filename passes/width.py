@@ -42,7 +42,6 @@ from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.statistics.evidence import Evidence, gather
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 from pruneopt.passes.unmerge import Unmerge
-from pruneopt.passes.unshare import Unshare
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ class Width(Budgeted):
         wanted = self.basis == "svd" or (self.basis is None and self._measures(context))
         if not wanted or not context.calibration:
             return model, {}
-        turning = Pipeline((Unmerge(), Unshare(), Rotate()))
+        turning = Pipeline((Unmerge(), Rotate()))
         aim = context.aim
         outcome, _ = context.once((id(model), "basis"), lambda: (turning.run(model, context), model))
         context.aim = aim
