@@ -18,6 +18,7 @@ from pruneopt.backends.tvm.records import Records, key
 from pruneopt.backends.tvm.target import Target
 
 ROUNDS = (3, 9, 27)  # runs in each stage
+WARM = 3  # runs before one that counts: results must have come to stay in the cache of the last level
 KEPT = 3  # one in so many goes on
 FAR = 1.5  # times slower than the best that is known
 SLOW = 0.05  # seconds of a run from which on fewer are made
@@ -125,13 +126,12 @@ def _chosen(
 
 
 def _turns(ready: Sequence[Timed], rounds: int) -> list[float]:
-    """What a quarter of the runs of each beats, each after one that warms up: other work only makes runs slower."""
+    """What a quarter of the runs of each beats, each after some that warm up: other work only makes runs slower."""
     slow = max((each.seconds() for each in ready), default=0.0) > SLOW
     times: list[list[float]] = [[] for _ in ready]
     for _ in range(max(1, rounds // 3) if slow else rounds):
         for each, own in zip(ready, times, strict=True):
-            each.seconds()
-            own.append(each.seconds())
+            own.append([each.seconds() for _ in range(WARM + 1)][-1])
     return [sorted(own)[len(own) // 4] for own in times]
 
 
