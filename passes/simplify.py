@@ -52,9 +52,9 @@ class Simplify:
         reshape_lookups(small.graph, seen)
         look_up_rows(small.graph, seen, small.opset())
         merge_duplicates(small.graph)
-        ranks = {name: len(shape) for name, shape in seen.shapes.items()}
-        use_hard_sigmoids(small.graph, ranks)
-        fold_affine(small.graph, ranks)
+        shapes = {name: tuple(sizes) for name, sizes in seen.shapes.items()}
+        use_hard_sigmoids(small.graph, shapes)
+        fold_affine(small.graph, shapes)
         drop_dead(small.graph)
         if _wiring(small) == _wiring(model):
             small = model

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.axes import Size
 from pruneopt.arrays import Array
 from pruneopt.model import values
 from pruneopt.passes.exact.linear import linear_of
 from pruneopt.passes.rewriting.edits import place_of, read_instead
 from pruneopt.passes.rewriting.names import Names
 
-Ranks = dict[str, int]
+Shapes = dict[str, tuple[Size, ...]]
 ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Erf", "Tanh", "Reciprocal"}
 GATES = {"HardSigmoid", "Sigmoid"}
 
@@ -70,28 +71,28 @@ class Chain:
         return self.dtype in (np.float32, np.float64)
 
 
-def fold_affine(graph: gs.Graph, ranks: Ranks) -> None:
+def fold_affine(graph: gs.Graph, shapes: Shapes) -> None:
     """Folds chains of steps into the op before them, else into those behind, else into fewer nodes."""
     names = Names(graph)
     ends = {id(t) for g in (graph, *graph.subgraphs(recursive=True)) for t in g.outputs}
-    for chain in list(_chains(graph, ranks, ends)):
+    for chain in list(_chains(graph, shapes, ends)):
         inner = chain.is_fine and id(chain.end) not in ends
         if _into_maker(chain, names, ends) or (
-            inner and (_into_readers(chain, graph, ranks, names) or _into_fewer(chain, graph, ranks, names))
+            inner and (_into_readers(chain, graph, shapes, names) or _into_fewer(chain, graph, shapes, names))
         ):
             for node in chain.nodes:  # dead now
                 node.inputs.clear()
 
 
-def _chains(graph: gs.Graph, ranks: Ranks, ends: set[int]) -> Iterator[Chain]:
+def _chains(graph: gs.Graph, shapes: Shapes, ends: set[int]) -> Iterator[Chain]:
     inside: set[int] = set()
     for node in graph.nodes:
-        step = None if id(node) in inside else step_of(node, ranks)
+        step = None if id(node) in inside else step_of(node, shapes)
         if step is None:
             continue
         nodes = [node]
         while (reader := _only_reader(nodes[-1].outputs[0], ends)) is not None:
-            following = step_of(reader, ranks)
+            following = step_of(reader, shapes)
             if following is None or following.data is not nodes[-1].outputs[0]:
                 break
             step = Step(
@@ -102,7 +103,7 @@ def _chains(graph: gs.Graph, ranks: Ranks, ends: set[int]) -> Iterator[Chain]:
         yield Chain(nodes, step, next(t.dtype for t in nodes[0].inputs if isinstance(t, gs.Constant)))
 
 
-def step_of(node: gs.Node, ranks: Ranks) -> Step | None:
+def step_of(node: gs.Node, shapes: Shapes) -> Step | None:
     """The scale and shift that a node is; None where it is something else."""
     if node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
         return None
@@ -114,7 +115,7 @@ def step_of(node: gs.Node, ranks: Ranks) -> Step | None:
     data, constant = (second, first) if isinstance(first, gs.Constant) else (first, second)
     if isinstance(data, gs.Constant) or not isinstance(constant, gs.Constant):
         return None
-    found = _along_channels(constant, ranks.get(data.name, 0))
+    found = _along_channels(constant, shapes.get(data.name, ()))
     if found is None or (constant is first and op in ("Sub", "Div")) or (op == "Div" and not found.all()):
         return None
     one, zero = np.ones(1), np.zeros(1)
@@ -137,10 +138,12 @@ def _norm(node: gs.Node) -> Step | None:
     return Step(data, factor, shift - mean * factor)
 
 
-def _along_channels(constant: gs.Constant, rank: int) -> Array | None:
-    """A constant that varies along dimension 1 of a tensor of that rank alone, [channels] or [1]."""
-    shape = [*[1] * (rank - len(constant.shape)), *constant.shape]
-    if rank < 2 or len(shape) > rank or prod(shape) != shape[1] or constant.dtype.kind != "f":
+def _along_channels(constant: gs.Constant, sizes: tuple[Size, ...]) -> Array | None:
+    """A constant that varies along dimension 1 of a tensor of these sizes alone, and does not widen it."""
+    shape = [*[1] * (len(sizes) - len(constant.shape)), *constant.shape]
+    if len(sizes) < 2 or len(shape) > len(sizes) or constant.dtype.kind != "f":
+        return None
+    if prod(shape) != shape[1] or shape[1] not in (1, *sizes[1]):
         return None
     return np.asarray(values(constant), np.float64).reshape(-1)
 
@@ -161,7 +164,7 @@ def _into_maker(chain: Chain, names: Names, ends: set[int]) -> bool:
     return True
 
 
-def _into_readers(chain: Chain, graph: gs.Graph, ranks: Ranks, names: Names) -> bool:
+def _into_readers(chain: Chain, graph: gs.Graph, shapes: Shapes, names: Names) -> bool:
     """The convolutions that read it take the scale, and the shift if none of them pads."""
     readers = [linear_of(n) for n in chain.end.outputs]
     convs = [r for r in readers if r is not None and r.node.op == "Conv" and r.node.inputs[0] is chain.end]
@@ -176,12 +179,12 @@ def _into_readers(chain: Chain, graph: gs.Graph, ranks: Ranks, names: Names) -> 
         conv.rescale_inputs(chain.step.scale, np.zeros(1) if left else shift, names)
     source = chain.start
     if left:
-        source = _node("Add", source, shift, chain, graph, ranks, names)
+        source = _node("Add", source, shift, chain, graph, shapes, names)
     read_instead(chain.end, source)
     return True
 
 
-def _into_fewer(chain: Chain, graph: gs.Graph, ranks: Ranks, names: Names) -> bool:
+def _into_fewer(chain: Chain, graph: gs.Graph, shapes: Shapes, names: Names) -> bool:
     """A product and a sum do for any number of steps, and neither where they cancel out."""
     scale, shift = chain.step.scale, chain.step.shift
     scales = not np.allclose(scale, 1, rtol=1e-7, atol=0)
@@ -189,9 +192,9 @@ def _into_fewer(chain: Chain, graph: gs.Graph, ranks: Ranks, names: Names) -> bo
         return False
     source = chain.start
     if scales:
-        source = _node("Mul", source, scale, chain, graph, ranks, names)
+        source = _node("Mul", source, scale, chain, graph, shapes, names)
     if chain.shifts:
-        source = _node("Add", source, shift, chain, graph, ranks, names)
+        source = _node("Add", source, shift, chain, graph, shapes, names)
     read_instead(chain.end, source)
     return True
 
@@ -205,10 +208,10 @@ def _is_part_of_more(tensor: gs.Tensor) -> bool:
 
 
 def _node(
-    op: str, data: gs.Tensor, by: Array, chain: Chain, graph: gs.Graph, ranks: Ranks, names: Names
+    op: str, data: gs.Tensor, by: Array, chain: Chain, graph: gs.Graph, shapes: Shapes, names: Names
 ) -> gs.Tensor:
     """A product or sum with numbers along dimension 1, where the chain begins."""
-    shape = () if by.size == 1 else (by.size, *[1] * (ranks[chain.start.name] - 2))
+    shape = () if by.size == 1 else (by.size, *[1] * (len(shapes[chain.start.name]) - 2))
     constant = gs.Constant(names.new(f"{chain.end.name}_{op.lower()}"), by.astype(chain.dtype).reshape(shape))
     out = gs.Variable(names.new(f"{chain.end.name}_folded"), chain.dtype)
     node = gs.Node(op, names.new(out.name), {}, [data, constant], [out])

@@ -11,31 +11,31 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.model import values
-from pruneopt.passes.exact.affine import Ranks, step_of
+from pruneopt.passes.exact.affine import Shapes, step_of
 from pruneopt.passes.rewriting.edits import place_of
 from pruneopt.passes.rewriting.names import Names
 
 
-def use_hard_sigmoids(graph: gs.Graph, ranks: Ranks) -> None:
+def use_hard_sigmoids(graph: gs.Graph, shapes: Shapes) -> None:
     """Replaces what comes to one, where its factor meets another."""
     names = Names(graph)
     ends = {id(t) for g in (graph, *graph.subgraphs(recursive=True)) for t in g.outputs}
-    found = [each for node in graph.nodes if (each := _spelt(node, ranks, ends)) is not None]
+    found = [each for node in graph.nodes if (each := _spelt(node, shapes, ends)) is not None]
     for clip, data, shift, height in found:
         product = _product(clip, data, ends)
         last = product or clip
-        if _meets_a_factor(last, ranks, ends):
+        if _meets_a_factor(last, shapes, ends):
             gated = _replace(graph, clip, product, data, (1 / height, shift / height, height), names)
-            ranks[gated.name] = ranks[data.name]
+            shapes[gated.name] = shapes[data.name]
 
 
-def _spelt(clip: gs.Node, ranks: Ranks, ends: set[int]) -> tuple[gs.Node, gs.Tensor, float, float] | None:
+def _spelt(clip: gs.Node, shapes: Shapes, ends: set[int]) -> tuple[gs.Node, gs.Tensor, float, float] | None:
     """(the Clip, x, c, h) where a node is clip(x + c, 0, h)."""
     low, high = _bounds(clip) if clip.op == "Clip" else (None, None)
     add = clip.inputs[0].inputs[0] if low == 0 and high and clip.inputs[0].inputs else None
     if add is None or high is None or not np.isfinite(high) or add.op != "Add":
         return None
-    step = step_of(add, ranks)
+    step = step_of(add, shapes)
     alone = len(clip.inputs[0].outputs) == 1 and id(clip.inputs[0]) not in ends
     constant = next((t for t in add.inputs if isinstance(t, gs.Constant)), None)
     if step is None or constant is None or constant.dtype != np.float32 or step.shift.size != 1 or not alone:
@@ -61,10 +61,10 @@ def _product(clip: gs.Node, data: gs.Tensor, ends: set[int]) -> gs.Node | None:
     )
 
 
-def _meets_a_factor(node: gs.Node, ranks: Ranks, ends: set[int]) -> bool:
+def _meets_a_factor(node: gs.Node, shapes: Shapes, ends: set[int]) -> bool:
     out = node.outputs[0]
     reader = out.outputs[0] if len(out.outputs) == 1 and id(out) not in ends else None
-    return reader is not None and reader.op in ("Mul", "Div") and step_of(reader, ranks) is not None
+    return reader is not None and reader.op in ("Mul", "Div") and step_of(reader, shapes) is not None
 
 
 def _replace(

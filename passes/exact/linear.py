@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,8 @@ def linear_of(node: gs.Node) -> Linear | None:
     if not all(isinstance(t, gs.Constant) for t in weights) or len({str(t.dtype) for t in weights}) != 1:
         return None
     found = Linear(node)
-    return found if all(t.values.size in (1, found.channels) for t in weights[1:]) else None
+    rows = [tuple(t.shape) for t in weights[1:]]  # of a Gemm a bias may be anything that broadcasts
+    return found if all(prod(r) == 1 or (prod(r) == r[-1] == found.channels) for r in rows) else None
 
 
 def _along_outputs(linear: gs.Node, weight: Array, factor: Array) -> Array:

@@ -21,7 +21,7 @@ RNG = np.random.default_rng(3)
 SHAPES = {
     "w": (8, 4, 3, 3), "p": (6, 8, 1, 1), "q": (6, 8, 1, 1), "d": (8, 1, 3, 3), "t": (8, 4, 3, 3), "g": (8, 5),
     "h": (5, 8), "five": (5,), "bias": (8,), "c": (1, 8, 1, 1), "e": (8, 1, 1), "s": (), "one": (1,),
-    "rows": (1, 1, 6, 1),
+    "rows": (1, 1, 6, 1), "single": (1, 4, 3, 3),
 }  # fmt: skip
 
 
@@ -122,6 +122,12 @@ def test_half_precision_has_no_digits_to_spare() -> None:
 
 def test_numbers_along_other_dimensions_stay() -> None:
     assert ops(simplified("a = Conv <pads = [1, 1, 1, 1]> (x, w) y = Mul(a, rows)")) == {"Conv": 1, "Mul": 1}
+
+
+def test_one_channel_that_a_product_makes_many_of_stays_one() -> None:
+    text = "a = Conv(x, single) r = Relu(a) b = Mul(r, c) y = Conv(b, p)"
+    assert ops(simplified(text)) == {"Conv": 2, "Relu": 1, "Mul": 1}
+    assert ops(simplified("a = Conv(x, single) y = Mul(a, c)")) == {"Conv": 1, "Mul": 1}
 
 
 @pytest.mark.parametrize("opset", [9, 17])
