@@ -145,7 +145,9 @@ def _layouts(image: Image, block: int, tile: int, lanes: int) -> list[str]:
     """In place, only the end of an image may be less than a vector. Masks take registers, through which vectors go for
     several outputs."""
     never = {"inplace"} if tile % lanes else set()
-    return [each for each in layouts(image, lanes) if each not in never | ({"masked"} if block < 4 else set())]
+    return [
+        each for each in layouts(image, lanes) if each not in never | ({"masked"} if block < 4 else set())
+    ]
 
 
 def _depthwise(layer: Layer) -> list[Schedule]:

@@ -20,7 +20,6 @@ import numpy as np
 from pruneopt.backends.tvm.layer import Image, Layer, Schedule
 from pruneopt.backends.tvm.packing import Ints, Order
 from pruneopt.backends.tvm.templates.activation import activated
-from pruneopt.backends.tvm.templates.pieces import stretch
 from pruneopt.backends.tvm.templates.frame import (
     Expr,
     Frame,
@@ -35,6 +34,8 @@ from pruneopt.backends.tvm.templates.frame import (
     store,
     widths,
 )
+from pruneopt.backends.tvm.templates.pieces import stretch
+
 
 def layouts(image: Image, lanes: int) -> list[str]:
     """Those that are possible and differ."""
@@ -59,7 +60,7 @@ def column(image: Image) -> Image:
 
 
 def _pitch(columns: int, lanes: int, layout: str) -> int:
-    """Positions from line to line: where lines are aligned, a multiple of as large a part of a vector as wastes little."""
+    """Positions from line to line: where lines are aligned, a multiple of a vector, or of a part that wastes little."""
     if layout != "aligned":
         return columns
     wide = 1

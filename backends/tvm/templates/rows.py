@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from pruneopt.backends.tvm.layer import Layer, Schedule
 from pruneopt.backends.tvm.packing import Ints, Order
 from pruneopt.backends.tvm.templates.activation import activated
-from pruneopt.backends.tvm.templates.pieces import stretch
 from pruneopt.backends.tvm.templates.frame import (
     Expr,
     Frame,
@@ -21,6 +18,7 @@ from pruneopt.backends.tvm.templates.frame import (
     transposed,
     when,
 )
+from pruneopt.backends.tvm.templates.pieces import stretch
 
 
 class Rows:
