@@ -47,8 +47,8 @@ class Chain:
 
     @property
     def start(self) -> gs.Tensor:
-        """What goes in."""
-        return self.step.data
+        """What goes in: the chain before may have changed that since."""
+        return next(t for t in self.nodes[0].inputs if not isinstance(t, gs.Constant))
 
     @property
     def end(self) -> gs.Tensor:
@@ -216,6 +216,7 @@ def _node(
     out = gs.Variable(names.new(f"{chain.end.name}_folded"), chain.dtype)
     node = gs.Node(op, names.new(out.name), {}, [data, constant], [out])
     graph.nodes.insert(place_of(graph.nodes, chain.nodes[0]), node)
+    shapes[out.name] = shapes[chain.start.name]
     return out
 
 

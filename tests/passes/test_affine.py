@@ -19,8 +19,8 @@ from tests import models
 
 RNG = np.random.default_rng(3)
 SHAPES = {
-    "w": (8, 4, 3, 3), "p": (6, 8, 1, 1), "q": (6, 8, 1, 1), "d": (8, 1, 3, 3), "t": (8, 4, 3, 3), "g": (8, 5),
-    "h": (5, 8), "five": (5,), "bias": (8,), "c": (1, 8, 1, 1), "e": (8, 1, 1), "s": (), "one": (1,),
+    "w": (8, 4, 3, 3), "v": (8, 4, 3, 3), "p": (6, 8, 1, 1), "q": (6, 8, 1, 1), "d": (8, 1, 3, 3), "t": (8, 4, 3, 3),
+    "g": (8, 5), "h": (5, 8), "five": (5,), "bias": (8,), "c": (1, 8, 1, 1), "e": (8, 1, 1), "s": (), "one": (1,),
     "rows": (1, 1, 6, 1), "single": (1, 4, 3, 3),
 }  # fmt: skip
 
@@ -122,6 +122,14 @@ def test_half_precision_has_no_digits_to_spare() -> None:
 
 def test_numbers_along_other_dimensions_stay() -> None:
     assert ops(simplified("a = Conv <pads = [1, 1, 1, 1]> (x, w) y = Mul(a, rows)")) == {"Conv": 1, "Mul": 1}
+
+
+def test_a_chain_behind_one_that_was_shortened_is_shortened_too() -> None:
+    first = "r = Relu(x) a = Mul(r, s) b = Mul(a, one) z = Tanh(b)"
+    sums = ops(simplified(f"{first} k = Add(b, s) l = Sub(k, one) m = Add(l, s) y = Add(m, z)"))
+    assert sums == {"Relu": 1, "Mul": 1, "Tanh": 1, "Add": 2}
+    scale = ops(simplified(f"{first} k = Abs(b) l = Mul(k, s) m = Conv(l, w) n = Conv(z, v) y = Add(m, n)"))
+    assert scale == {"Relu": 1, "Mul": 1, "Tanh": 1, "Abs": 1, "Conv": 2, "Add": 1}
 
 
 def test_one_channel_that_a_product_makes_many_of_stays_one() -> None:
