@@ -20,7 +20,7 @@ from pruneopt.analysis.axes import Size
 from pruneopt.arrays import Array
 from pruneopt.model import values
 from pruneopt.passes.exact.linear import linear_of
-from pruneopt.passes.rewriting.edits import place_of, read_instead
+from pruneopt.passes.rewriting.edits import ends_of, only_reader, place_of, read_instead
 from pruneopt.passes.rewriting.names import Names
 
 Shapes = dict[str, tuple[Size, ...]]
@@ -74,7 +74,7 @@ class Chain:
 def fold_affine(graph: gs.Graph, shapes: Shapes) -> None:
     """Folds chains of steps into the op before them, else into those behind, else into fewer nodes."""
     names = Names(graph)
-    ends = {id(t) for g in (graph, *graph.subgraphs(recursive=True)) for t in g.outputs}
+    ends = ends_of(graph)
     for chain in list(_chains(graph, shapes, ends)):
         inner = chain.is_fine and id(chain.end) not in ends
         if _into_maker(chain, names, ends) or (
@@ -91,7 +91,7 @@ def _chains(graph: gs.Graph, shapes: Shapes, ends: set[int]) -> Iterator[Chain]:
         if step is None:
             continue
         nodes = [node]
-        while (reader := _only_reader(nodes[-1].outputs[0], ends)) is not None:
+        while (reader := only_reader(nodes[-1].outputs[0], ends)) is not None:
             following = step_of(reader, shapes)
             if following is None or following.data is not nodes[-1].outputs[0]:
                 break
@@ -218,7 +218,3 @@ def _node(
     graph.nodes.insert(place_of(graph.nodes, chain.nodes[0]), node)
     shapes[out.name] = shapes[chain.start.name]
     return out
-
-
-def _only_reader(tensor: gs.Tensor, ends: set[int]) -> gs.Node | None:
-    return tensor.outputs[0] if len(tensor.outputs) == 1 and id(tensor) not in ends else None

@@ -7,15 +7,14 @@ from collections.abc import Hashable, Sequence
 import onnx_graphsurgeon as gs
 
 from pruneopt.model import RANDOM, values
-from pruneopt.passes.rewriting.edits import read_instead
+from pruneopt.passes.rewriting.edits import ends_of, read_instead
 
 DRAWS = RANDOM | {"Dropout"}  # what is drawn twice differs
 
 
 def merge_duplicates(graph: gs.Graph) -> None:
     """Every reader of a node that repeats an earlier one reads the earlier one; what makes an output stays."""
-    bodies = [*graph.subgraphs(recursive=True)]
-    ends = {id(t) for g in (graph, *bodies) for t in g.outputs}
+    ends = ends_of(graph)
     first: dict[Hashable, gs.Node] = {}
     for node in graph.nodes:
         key = _key(node)

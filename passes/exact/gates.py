@@ -12,14 +12,14 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.model import values
 from pruneopt.passes.exact.affine import Shapes, step_of
-from pruneopt.passes.rewriting.edits import place_of
+from pruneopt.passes.rewriting.edits import ends_of, only_reader, place_of
 from pruneopt.passes.rewriting.names import Names
 
 
 def use_hard_sigmoids(graph: gs.Graph, shapes: Shapes) -> None:
     """Replaces what comes to one, where its factor meets another."""
     names = Names(graph)
-    ends = {id(t) for g in (graph, *graph.subgraphs(recursive=True)) for t in g.outputs}
+    ends = ends_of(graph)
     found = [each for node in graph.nodes if (each := _spelt(node, shapes, ends)) is not None]
     for clip, data, shift, height in found:
         product = _product(clip, data, ends)
@@ -36,7 +36,7 @@ def _spelt(clip: gs.Node, shapes: Shapes, ends: set[int]) -> tuple[gs.Node, gs.T
     if add is None or high is None or not np.isfinite(high) or add.op != "Add":
         return None
     step = step_of(add, shapes)
-    alone = len(clip.inputs[0].outputs) == 1 and id(clip.inputs[0]) not in ends
+    alone = only_reader(clip.inputs[0], ends) is not None
     constant = next((t for t in add.inputs if isinstance(t, gs.Constant)), None)
     if step is None or constant is None or constant.dtype != np.float32 or step.shift.size != 1 or not alone:
         return None
@@ -52,18 +52,13 @@ def _bounds(clip: gs.Node) -> tuple[float | None, float | None]:
 
 def _product(clip: gs.Node, data: gs.Tensor, ends: set[int]) -> gs.Node | None:
     """The node that multiplies x by the Clip's output, if nothing else reads that."""
-    out = clip.outputs[0]
-    reader = out.outputs[0] if len(out.outputs) == 1 and id(out) not in ends else None
-    return (
-        reader
-        if reader is not None and reader.op == "Mul" and any(t is data for t in reader.inputs)
-        else None
-    )
+    reader = only_reader(clip.outputs[0], ends)
+    gated = reader is not None and reader.op == "Mul" and any(t is data for t in reader.inputs)
+    return reader if gated else None
 
 
 def _meets_a_factor(node: gs.Node, shapes: Shapes, ends: set[int]) -> bool:
-    out = node.outputs[0]
-    reader = out.outputs[0] if len(out.outputs) == 1 and id(out) not in ends else None
+    reader = only_reader(node.outputs[0], ends)
     return reader is not None and reader.op in ("Mul", "Div") and step_of(reader, shapes) is not None
 
 

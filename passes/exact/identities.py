@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from pruneopt.passes.rewriting.edits import read_instead
+from pruneopt.passes.rewriting.edits import ends_of, read_instead
 
 
 def drop_identities(graph: gs.Graph) -> None:
@@ -31,7 +31,7 @@ def _is_identity(node: gs.Node) -> bool:
 
 def drop_dead(graph: gs.Graph) -> None:
     """Remove nodes none of whose outputs is used, from the end of the graph to its start."""
-    ends = {id(t) for g in (graph, *graph.subgraphs(recursive=True)) for t in g.outputs}
+    ends = ends_of(graph)
     alive = []
     for node in reversed(graph.nodes):
         if any(t.outputs or id(t) in ends for t in node.outputs):

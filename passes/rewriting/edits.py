@@ -12,6 +12,16 @@ def place_of(nodes: Sequence[gs.Node], node: gs.Node) -> int:
     return next(i for i, each in enumerate(nodes) if each is node)
 
 
+def ends_of(graph: gs.Graph) -> set[int]:
+    """By `id` what a graph and its bodies return."""
+    return {id(t) for g in (graph, *graph.subgraphs(recursive=True)) for t in g.outputs}
+
+
+def only_reader(tensor: gs.Tensor, ends: set[int]) -> gs.Node | None:
+    """The node that alone reads a tensor; None where others do, or where it is returned."""
+    return tensor.outputs[0] if len(tensor.outputs) == 1 and id(tensor) not in ends else None
+
+
 def read_instead(old: gs.Tensor, new: gs.Tensor, readers: Iterable[gs.Node] | None = None) -> None:
     """`readers` of `old`, by default all, read `new` instead."""
     for node in list(old.outputs if readers is None else readers):
