@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 
 from pruneopt.arrays import Array, Feeds
+from pruneopt.backends.cores import share
 from pruneopt.backends.room import make_room
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.runtime import Handover, for_runtime
@@ -61,7 +62,11 @@ class Session:
         self._model = for_runtime(model)  # the session reads weights where they are
         make_room(self._model.weights)
         _return(self._model.proto.graph, outputs, shapes)
-        self._session = _loaded(self._model, threads, optimize, profile, library, lean)
+        options = _options(self._model, optimize, profile, library, lean)
+        # Plain runs check models, they do not time them: no core need wait while a large one is read.
+        reads = not optimize and self._model.in_files > LARGE_MODEL
+        self.cores = share(options, 0 if reads else threads)
+        self._session = _loaded(self._model, options)
         # One thread's own time leaves out what other programs take from it.
         self.clock = time.thread_time if threads == 1 and FINE else time.perf_counter
         self.outputs: list[str] = [each.name for each in self._session.get_outputs()]
@@ -115,9 +120,8 @@ def _return(graph: onnx.GraphProto, outputs: Sequence[str] | None, shapes: Seque
     graph.output.extend(typed.get(name) or onnx.ValueInfoProto(name=name) for name in names)
 
 
-def _loaded(
-    model: Handover, threads: int, optimize: bool, profile: str, library: Path | None, lean: bool
-) -> Any:
+def _options(model: Handover, optimize: bool, profile: str, library: Path | None, lean: bool) -> Any:
+    """`onnxruntime.SessionOptions`, but for the number of threads."""
     options = ort.SessionOptions()
     if library is not None:
         options.register_custom_ops_library(str(library.resolve()))
@@ -129,8 +133,6 @@ def _loaded(
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", model.root)
     options.log_severity_level = 4
     large = model.in_files > LARGE_MODEL
-    # Plain runs check models, they do not time them: no core need wait while a large one is read.
-    options.intra_op_num_threads = threads if optimize or not large else 0
     options.inter_op_num_threads = 1
     # Idle threads of one session must not take time from another that is being measured.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -142,6 +144,10 @@ def _loaded(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Shape nodes run first, so that the tensors they measure are freed early.
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    return options
+
+
+def _loaded(model: Handover, options: Any) -> Any:
     try:
         return ort.InferenceSession(
             model.proto.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pruneopt.arrays import Feeds
+from pruneopt.backends.cores import bound
 
 PATIENCE = 4
 PRECISE = 0.005  # standard error of a ratio that is good enough, as a share of it
+SETTLED = 0.02  # seconds of runs by several threads before one counts
+BURST = 0.01  # seconds of runs by several threads, of which the median counts
 
 
 class Timed(Protocol):
-    """What runs, and the clock that says how long."""
+    """What runs, the clock that says how long, and the cores of its threads if there are several."""
 
     clock: Callable[[], float]
+    cores: list[int]
 
     def run(self, feeds: Feeds) -> Any:
         """One run."""
@@ -46,7 +50,8 @@ def interleaved(
     """Times sessions in turns (A B, B A, ...), so that a machine that slows down slows all of them.
 
     Each session gets its own feeds. Rounds go on for `seconds` after one round of warm-up, each in a random
-    order, and for `min_rounds` in any case; where the ratios are not known well then, for up to PATIENCE times as long.
+    order, and for `min_rounds` in any case; where the ratios are not known well then, for up to PATIENCE times as
+    long. Runs of several threads count once they are what they would be if nothing else ran (`steady`).
     """
     order = list(range(len(sessions)))
     rounds: list[list[float]] = []
@@ -57,7 +62,7 @@ def interleaved(
         end = time.perf_counter() + seconds
         while len(rounds) < min_rounds or time.perf_counter() < end:
             shuffle(order)
-            spent = {index: _milliseconds(sessions[index], feeds[index]) for index in order}
+            spent = {index: 1000 * _turn(sessions[index], feeds[index]) for index in order}
             rounds.append([spent[index] for index in range(len(sessions))])
         timings = [_timing(rounds, index) for index in range(len(sessions))]
         if all(each.error(len(rounds)) <= PRECISE * each.ratio_to_first for each in timings):
@@ -65,10 +70,34 @@ def interleaved(
     return timings
 
 
-def _milliseconds(session: Timed, feeds: Feeds) -> float:
-    start = session.clock()
-    session.run(feeds)
-    return 1000 * (session.clock() - start)
+def _turn(session: Timed, feeds: Feeds) -> float:
+    return steady(lambda: session.run(feeds), session.clock, session.cores)
+
+
+def steady(
+    run: Callable[[], Any], clock: Callable[[], float], cores: list[int], settled: float = SETTLED
+) -> float:
+    """Seconds of one run of a session that has these cores to itself; one that has none is run once.
+
+    Threads are slow to wake up, and those of others may be awake, so that runs count after `settled` seconds, and
+    of some the median.
+    """
+
+    def once() -> float:
+        start = clock()
+        run()
+        return clock() - start
+
+    if not cores:
+        return once()
+    with bound(cores):
+        start = time.perf_counter()
+        while time.perf_counter() < start + settled:
+            run()
+        times = [once()]
+        while sum(times) < BURST:
+            times.append(once())
+    return statistics.median(times)
 
 
 def _timing(rounds: Sequence[Sequence[float]], index: int) -> Timing:

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
+from pruneopt.backends.cores import cores
+from pruneopt.backends.turns import steady
 from pruneopt.model import Model
 from pruneopt.runtime import session_options
 from pruneopt.tune import tune
@@ -42,8 +44,9 @@ IMAGES = {
     "3x3 conv 64-64, 56x56": (64, 64, 56, 3),
     "3x3 conv 256-256, 14x14": (256, 256, 14, 3),
 }
-ROUNDS = 21
+ROUNDS, FEWER = 21, 9  # the latter of several threads, and of several runs each
 WARM = 4  # runs before one that is timed, of DeepSparse, too
+SLEEP = 0.12  # seconds until the threads of who ran before have gone to sleep
 Run = Callable[[], Any]
 Clocked = Callable[[], float]
 
@@ -157,13 +160,12 @@ def clocked(run: Run, threads: int) -> Clocked:
     One is not enough: what is new in a cache of the last level is what is thrown out first.
     """
     clock = time.thread_time if threads == 1 else time.perf_counter
+    own = cores(threads) if threads > 1 else []
 
     def seconds() -> float:
         for _ in range(WARM):
             run()
-        start = clock()
-        run()
-        return clock() - start
+        return steady(run, clock, own, SLEEP)
 
     return seconds
 
@@ -176,7 +178,7 @@ def timed(
     spent: dict[str, list[float]] = {name: [] for name in clocks}
     for clock in clocks.values():
         clock()
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if threads == 1 else FEWER):
         for name, clock in clocks.items():
             spent[name].append(clock())
     return {name: statistics.median(times) for name, times in spent.items()}

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from pruneopt.backends.cores import share
 from pruneopt.errors import PruneoptError
 
 
@@ -22,12 +23,11 @@ def library_of(model: str | Path) -> Path:
 
 
 def session_options(threads: int) -> Any:
-    """`onnxruntime.SessionOptions` with so many threads that do not spin while others are measured."""
+    """`onnxruntime.SessionOptions` with so many threads, each on a core of its own, that print errors alone."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    share(options, threads)
     options.log_severity_level = 3
     return options
 

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from pruneopt.backends import turns
+from pruneopt.backends.cores import cores
 from pruneopt.backends.ort import Observer
 from pruneopt.backends.session import Session, shape_key
 from pruneopt.backends.turns import interleaved
@@ -153,6 +154,7 @@ class Uneven:
     def __init__(self, *times: float) -> None:
         self.times, self.ran, self.now = times, 0, 0.0
         self.clock = lambda: self.now
+        self.cores: list[int] = []
 
     def run(self, _: Any) -> None:
         self.now += self.times[self.ran % len(self.times)]
@@ -167,6 +169,23 @@ def test_what_is_not_known_well_is_timed_longer(monkeypatch: pytest.MonkeyPatch)
         interleaved([Uneven(1.0), second], [{}, {}], seconds=10.5, min_rounds=0)
         rounds.append(second.ran)
     assert rounds[1] - 1 == turns.PATIENCE * (rounds[0] - 1)  # but for the warm-up
+
+
+def test_runs_of_several_threads_count_once_these_have_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ran = 0.0, []
+
+    def run() -> None:
+        nonlocal now
+        ran.append(now)
+        now += 2 * quick if now < turns.SETTLED else quick
+
+    quick = turns.BURST / 4
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    assert turns.steady(run, lambda: now, []) == pytest.approx(2 * quick)
+    assert len(ran) == 1
+    now = 0.0
+    assert turns.steady(run, lambda: now, cores(1)) == pytest.approx(quick)
+    assert sum(start >= turns.SETTLED for start in ran) in (4, 5)
 
 
 GATHERED = """<ir_version: 8, opset_import: ["" : 17]>
