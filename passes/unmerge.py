@@ -25,7 +25,7 @@ from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
 from pruneopt.passes.exact.identities import drop_dead
-from pruneopt.passes.rewriting.edits import place_of, read_instead
+from pruneopt.passes.rewriting.edits import read_instead, repeated
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import compress, tidy, twins
 from pruneopt.passes.rewriting.witnesses import WitnessWriter
@@ -151,26 +151,21 @@ class _Region:
         names: Names,
     ) -> dict[str, gs.Variable]:
         """The chain restricted to one part; returns its tensors by their old names."""
-        made: dict[str, gs.Variable] = {}
-        writer = WitnessWriter(copy, self.analysis.seen, mask, names)
-        for node in chain:
-            old = twin[id(node)]
-            inputs = [made.get(t.name, t) for t in old.inputs]
-            for use in self.uses.get(id(node), []):
+        original = {id(twin[id(node)]): node for node in chain}
+
+        def restricted(old: gs.Node, inputs: list[gs.Tensor]) -> list[gs.Tensor]:
+            for use in self.uses.get(id(original[id(old)]), []):
                 if any(touched(a, mask) for a in use.axes):
-                    keeps = [mask_of(a, mask) for a in use.axes]
-                    inputs[use.slot] = gs.Constant(
-                        names.new(use.constant.name), compress(values(use.constant), keeps)
-                    )
-            out = gs.Variable(names.new(node.outputs[0].name), node.outputs[0].dtype)
-            made[node.outputs[0].name] = out
-            new = gs.Node(
-                node.op, names.new(node.name or node.op), dict(old.attrs), inputs, [out], node.domain
-            )
-            copy.graph.nodes.insert(place_of(copy.graph.nodes, old), new)
-            for witness in self.analysis.witnesses:
-                if witness.node is node and any(touched(a, mask) for a in axes_of(witness)):
-                    writer.write(witness, new)
+                    kept = compress(values(use.constant), [mask_of(a, mask) for a in use.axes])
+                    inputs[use.slot] = gs.Constant(names.new(use.constant.name), kept)
+            return inputs
+
+        made = repeated(copy.graph, [twin[id(node)] for node in chain], names, restricted)
+        writer = WitnessWriter(copy, self.analysis.seen, mask, names)
+        for witness in self.analysis.witnesses:
+            out = made.get(witness.node.outputs[0].name)
+            if out is not None and any(touched(a, mask) for a in axes_of(witness)):
+                writer.write(witness, out.inputs[0])
         return made
 
     def _connect(

@@ -22,7 +22,7 @@ from pruneopt.model import Model
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
-from pruneopt.passes.rewriting.edits import place_of, read_instead
+from pruneopt.passes.rewriting.edits import read_instead, repeated
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.rewriting.shrink import twins
 
@@ -89,14 +89,5 @@ def _copy(graph: gs.Graph, chain: Sequence[gs.Node], names: Names) -> int:
     table = chain[-1].outputs[0]
     readers = _readers(table)[1:]
     for reader in readers:
-        made: dict[int, gs.Tensor] = {}
-        for node in chain:
-            out = node.outputs[0]
-            new = made[id(out)] = gs.Variable(names.new(out.name), out.dtype)
-            inputs = [made.get(id(t), t) for t in node.inputs]
-            copied = gs.Node(
-                node.op, names.new(node.name or node.op), dict(node.attrs), inputs, [new], node.domain
-            )
-            graph.nodes.insert(place_of(graph.nodes, reader), copied)
-        read_instead(table, made[id(table)], [reader])
+        read_instead(table, repeated(graph, chain, names)[table.name], [reader])
     return len(readers)

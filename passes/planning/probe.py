@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.axes import atoms
 from pruneopt.analysis.groups import Group
+from pruneopt.analysis.infer import Analysis
 from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model, makers
 from pruneopt.passes.context import Context
@@ -20,10 +23,10 @@ from pruneopt.passes.planning.curves import Curve
 from pruneopt.passes.planning.kinds import kinds_of
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
-from pruneopt.passes.statistics.damage import damage, distributions, outputs
+from pruneopt.passes.statistics.damage import Outputs, damage, distributions, kept, outputs
 from pruneopt.passes.statistics.evidence import Evidence, View
 from pruneopt.passes.statistics.leastsquares import refit, ridge
-from pruneopt.passes.statistics.stream import split_batches
+from pruneopt.passes.statistics.stream import Stream, split_batches
 
 FORWARDS = 4.0  # passes over the calibration set that all probes together may take
 SHARES = (0.125, 0.5)  # of a group that its probes lose
@@ -73,27 +76,58 @@ def rates(
     """What the error of each group is worth; these groups may take `part` of all forwards."""
     if not curves:
         return {}
-    model = evidence.analysis.model
     effort = _effort(list(curves), evidence, batches, part)
-    probabilities = distributions(model.graph)
-    dense = outputs(model, context, effort.pieces)
+    probe = Probe(evidence, context, effort.pieces)
 
     def point(group: Group, count: int) -> tuple[float, float]:
-        probe = reduced(group, curves[group].order[:count], evidence)
-        made = damage(dense, outputs(probe, context, effort.pieces), probabilities)
-        if group.coupled:  # all weights that read it are new, and a dead graph waits for the collector
-            del probe
-            gc.collect()
-        return float(curves[group].error[count]), made
+        return float(curves[group].error[count]), probe.damage(group, curves[group].order[:count])
 
     found = {}
-    for group in effort.probed:
+    for group in sorted(effort.probed, key=lambda g: first_node(g, evidence.analysis)):
         *less, much = dict.fromkeys(max(1, int(share * group.size)) for share in effort.shares(group))
         points = [point(group, much)]
         if points[0][1] > ROUNDING:  # a little of what does no harm does none
             points = [*(point(group, count) for count in less), *points]
         found[group] = _worth(points)
     return found | {g: between(g, effort, found, curves[g]) for g in curves if g not in found}
+
+
+class Probe:
+    """Damage of losing entries of one group, of one group after another in the order of their first nodes."""
+
+    def __init__(self, evidence: Evidence, context: Context, pieces: Sequence[Feeds]) -> None:
+        self.evidence = evidence
+        self.context = context
+        model = evidence.analysis.model
+        self.names = [t.name for t in model.outputs if not isinstance(t, gs.Constant)]
+        self.probabilities = distributions(model.graph)
+        self.whole = Stream(model, context, pieces, later=self.names)
+        self.dense = outputs(model, context, pieces)
+
+    def damage(self, group: Group, gone: Array) -> float:
+        """Only what comes behind the group is run for it."""
+        found = self._ends(self.whole.branch(reduced(group, gone, self.evidence), self._first(group)))
+        if group.coupled:  # all weights that read it are new, and a dead graph waits for the collector
+            gc.collect()
+        return damage(self.dense, found, self.probabilities)
+
+    def _first(self, group: Group) -> gs.Node:
+        nodes = self.evidence.analysis.model.graph.nodes
+        return makers(self.whole.model.graph)[nodes[first_node(group, self.evidence.analysis)].outputs[0].name]
+
+    def _ends(self, stream: Stream) -> Outputs:
+        count = len(stream.batches)
+        return [
+            kept(dict(zip(self.names, made, strict=True)), count, [self.context.seed, i])
+            for i, made in enumerate(stream.reach(*self.names))
+        ]
+
+
+def first_node(group: Group, analysis: Analysis) -> int:
+    """The place in the graph of the first node that runs over the group's entries: what comes before never changes."""
+    place = {id(node): i for i, node in enumerate(analysis.model.graph.nodes)}
+    over = (*analysis.contractions, *analysis.statistics)
+    return min((place.get(id(use.node), 0) for use in over if group.atom in atoms(use.axis)), default=0)
 
 
 @dataclass(frozen=True)
@@ -121,13 +155,16 @@ class Effort:
 def _effort(groups: list[Group], evidence: Evidence, batches: Sequence[Feeds], part: float) -> Effort:
     singles = split_batches(batches, 1)
     most = max(1.0, FORWARDS * part * len(singles))  # rows that all probes may run on together
-    points = 2 if 2 * len(groups) <= most else 1
-    every = int(np.ceil(len(groups) / most))
+    whole = len(evidence.analysis.model.graph.nodes)
+    behind = {group: 1 - first_node(group, evidence.analysis) / whole for group in groups}
+    runs = sum(behind.values())
+    points = 2 if 2 * runs <= most else 1
+    every = int(np.ceil(runs / most))
     rows: dict[tuple[str, int], list[Group]] = {}
     for group, kind in kinds_of(groups, evidence.analysis).items():
         rows.setdefault((kind, group.size), []).append(group)
     probed = [g for row in rows.values() for g in row[::every]]
-    each = max(1, int(most / (points * len(probed))))
+    each = max(1, int(most / (points * sum(behind[g] for g in probed))))
     pieces = split_batches(batches, min(each, ROWS))
     count = max(1, min(len(pieces), each // min(each, ROWS)))
     spread = np.linspace(0, len(pieces) - 1, count + 2)[1:-1].round().astype(int)

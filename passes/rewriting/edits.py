@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import onnx_graphsurgeon as gs
+
+from pruneopt.passes.rewriting.names import Names
+
+Inputs = Callable[[gs.Node, list[gs.Tensor]], list[gs.Tensor]]
 
 
 def place_of(nodes: Sequence[gs.Node], node: gs.Node) -> int:
@@ -34,6 +38,25 @@ def make_instead(old: gs.Tensor, new: gs.Tensor) -> None:
     """What makes `old` makes `new` instead; what reads `old` goes on reading it."""
     maker = old.inputs[0]
     maker.outputs = [new if tensor is old else tensor for tensor in maker.outputs]
+
+
+def repeated(
+    graph: gs.Graph, chain: Iterable[gs.Node], names: Names, inputs: Inputs = lambda _, given: given
+) -> dict[str, gs.Variable]:
+    """Copies of nodes of one output each, before their originals; what they make, by the old names.
+
+    They read what the copies before them make, and else what the originals do, or what `inputs` of an original puts
+    in the place of that.
+    """
+    made: dict[str, gs.Variable] = {}
+    for node in chain:
+        read = inputs(node, [made.get(t.name, t) for t in node.inputs])
+        out = gs.Variable(names.new(node.outputs[0].name), node.outputs[0].dtype)
+        name = names.new(node.name or node.op)
+        copied = gs.Node(node.op, name, dict(node.attrs), read, [out], node.domain)
+        graph.nodes.insert(place_of(graph.nodes, node), copied)
+        made[node.outputs[0].name] = out
+    return made
 
 
 def move_inside(output: gs.Variable, name: str) -> gs.Variable:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,14 +26,17 @@ def outputs(model: Model, context: Context, batches: Sequence[Feeds]) -> Outputs
     for i, batch in enumerate(batches):
         made = session.run(batch)
         context.ran(batch)
-        found.append(
-            {
-                name: _some_rows(array, MOST // len(batches), [context.seed, i])
-                for name, array in made.items()
-                if isinstance(array, np.ndarray) and array.dtype.kind in "fV"
-            }
-        )
+        found.append(kept(made, len(batches), [context.seed, i]))
     return found
+
+
+def kept(made: Mapping[str, Any], count: int, seed: Sequence[int]) -> dict[str, Array]:
+    """Of what one of so many batches came to, what is compared."""
+    return {
+        name: _some_rows(array, MOST // count, seed)
+        for name, array in made.items()
+        if isinstance(array, np.ndarray) and array.dtype.kind in "fV"
+    }
 
 
 def _some_rows(array: Array, most: int, seed: Sequence[int]) -> Array:

@@ -64,6 +64,23 @@ class Stream:
             for name in batch.keys() - needed:
                 del batch[name]
 
+    def branch(self, other: Model, node: gs.Node) -> Stream:
+        """A stream of a model that is like this one before a node that has not run yet; this one runs up to there.
+
+        Tensors have the same names in both.
+        """
+        for _ in self.reach(*_reads(node)):
+            pass
+        ran = {
+            t.name for n in self.model.graph.nodes if id(n) not in self._waiting for t in n.outputs if t.name
+        }
+        found = Stream(other, self.context, self.batches, self.later)
+        found.live = [dict(batch) for batch in self.live]
+        for each in found.model.graph.nodes:
+            if not ran.isdisjoint(t.name for t in each.outputs):
+                del found._waiting[id(each)]
+        return found
+
     def wait_for(self, node: gs.Node) -> None:
         """Count a node that was added to the graph among those that have yet to run."""
         self._waiting[id(node)] = node
