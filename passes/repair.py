@@ -19,7 +19,7 @@ from pruneopt.passes.rewriting.shrink import compress
 from pruneopt.passes.rewriting.weights import set_bias, set_weight
 from pruneopt.passes.sequence import Settings, refit_all
 from pruneopt.passes.statistics.consumers import Consumer
-from pruneopt.passes.statistics.damage import damage, distributions, outputs
+from pruneopt.passes.statistics.damage import Yardstick, outputs
 from pruneopt.passes.statistics.leastsquares import Refit
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
@@ -74,9 +74,9 @@ class Repair:
         batches = split_batches(context.calibration)
         _, held = hold_out(batches)
         aim = aim_of(claim, context)
-        dense, probabilities = outputs(aim.model, context, held), distributions(aim.model.graph)
+        yardstick = Yardstick.of(aim.model.graph, outputs(aim.model, context, held))
         best, made = "none", model
-        distances = {best: damage(dense, outputs(model, context, held), probabilities)}
+        distances = {best: yardstick.damage(outputs(model, context, held))}
         for way in sorted(self.ways.split("+"), key=ORDER.index):
             if distances[best] <= ENOUGH * distances["none"] and best != "none":
                 break
@@ -93,10 +93,10 @@ class Repair:
             )
             if again and _new_bytes(mended, model) <= KEPT:
                 claim.repaired[settings] = mended
-            distances[way] = damage(dense, outputs(mended, context, held), probabilities)
+            distances[way] = yardstick.damage(outputs(mended, context, held))
             if distances[way] < distances[best]:
                 best, made = way, mended
-        return Outcome(made, {"way": best, "distances": distances})
+        return Outcome(made, {"way": best, "distances": distances, "scores": sorted(yardstick.scores)})
 
 
 def _new_bytes(model: Model, old: Model) -> int:

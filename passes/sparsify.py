@@ -28,7 +28,7 @@ from pruneopt.passes.sparsity.sequence import Change, Settings, Shares, applied,
 from pruneopt.passes.sparsity.sites import blind_harm
 from pruneopt.passes.sparsity.speed import Watch, planned
 from pruneopt.passes.statistics.consumers import Consumer
-from pruneopt.passes.statistics.damage import damage, distributions, outputs
+from pruneopt.passes.statistics.damage import Yardstick, outputs
 from pruneopt.passes.statistics.stream import hold_out, split_batches
 
 PROBED = 0.7  # the share of zeros at which harm is measured where latency decides on the shares
@@ -192,7 +192,7 @@ def _moved(before: Model, outcome: Outcome, context: Context) -> float:
     """Damage at the outputs of every fifth batch, all of which layers were fitted on."""
     _, held = hold_out(split_batches(context.calibration))
     dense, found = (outputs(each, context, held) for each in (before, outcome.model))
-    return damage(dense, found, distributions(before.graph))
+    return Yardstick.of(before.graph, dense).damage(found)
 
 
 def check(changes: Iterable[tuple[Consumer, Change]], shares: Shares, pattern: Pattern) -> None:

@@ -9,7 +9,7 @@ from pruneopt.arrays import Feeds
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
 from pruneopt.passes.depth.bypass import Amends, bypass
-from pruneopt.passes.statistics.damage import damage, distributions, outputs
+from pruneopt.passes.statistics.damage import Yardstick, outputs
 
 
 class Judge:
@@ -21,11 +21,11 @@ class Judge:
         self.blocks, self.dropped, self.context, self.held = blocks, dropped, context, held
         model = blocks.analysis.model
         sides = {name for block in blocks.all() for name in block.sides}
-        self._probabilities = distributions(model.graph)
-        self._dense = [
+        dense = [
             {name: value for name, value in each.items() if name not in sides}
             for each in outputs(model, context, held)
         ]
+        self._yardstick = Yardstick.of(model.graph, dense)
 
     def damage(self, amends: Amends) -> float:
         """Of dropping the blocks and making up for it so; see `statistics.damage`."""
@@ -33,7 +33,7 @@ class Judge:
 
     def of(self, small: Model) -> float:
         """Of a rewritten model."""
-        return damage(self._dense, outputs(small, self.context, self.held), self._probabilities)
+        return self._yardstick.damage(outputs(small, self.context, self.held))
 
 
 def last_of_runs(dropped: Sequence[Block]) -> list[Block]:

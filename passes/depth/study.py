@@ -14,7 +14,7 @@ from pruneopt.passes.context import Context
 from pruneopt.passes.depth.switches import switched
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.runtime import Session
-from pruneopt.passes.statistics.damage import Outputs, damage, distributions
+from pruneopt.passes.statistics.damage import Outputs, Yardstick
 from pruneopt.passes.statistics.stream import valid_tokens
 
 
@@ -43,8 +43,7 @@ class Study:
         """How far the outputs move when these blocks are bypassed at once; see `statistics.damage`."""
         key = frozenset(block.name for block in dropped)
         if key not in self._known:
-            found = self._outputs(key)
-            self._known[key] = damage(self._dense, found, distributions(self.blocks.analysis.model.graph))
+            self._known[key] = self._yardstick.damage(self._outputs(key))
         return self._known[key]
 
     def once(self, name: str, criterion: Callable[[Study], dict[str, float]]) -> dict[str, float]:
@@ -76,8 +75,8 @@ class Study:
         return feature_dimension(self.blocks, block)
 
     @cached_property
-    def _dense(self) -> Outputs:
-        return self._outputs(frozenset())
+    def _yardstick(self) -> Yardstick:
+        return Yardstick.of(self.blocks.analysis.model.graph, self._outputs(frozenset()))
 
     @cached_property
     def _session(self) -> Session:

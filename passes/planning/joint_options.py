@@ -26,7 +26,7 @@ from pruneopt.passes.depth.select import Costs, Goal, greedy
 from pruneopt.passes.depth.study import Study
 from pruneopt.passes.length import UNASKED, Length
 from pruneopt.passes.planning.costs import latency_of, shares_of
-from pruneopt.passes.statistics.damage import damage, distributions, outputs
+from pruneopt.passes.statistics.damage import Yardstick, outputs
 from pruneopt.passes.width import Width
 
 STEPS = (1.0, 2 / 3, 1 / 3, 1 / 6)  # of what a budget takes away: parts that length may give
@@ -101,12 +101,11 @@ class Trial:
 
     def __init__(self, model: Model, batches: Sequence[Feeds], context: Context) -> None:
         self.batches, self.context = batches, context
-        self._dense = outputs(model, context, batches)
-        self._probabilities = distributions(model.graph)
+        self._yardstick = Yardstick.of(model.graph, outputs(model, context, batches))
 
     def damage(self, model: Model) -> float:
         """See `statistics.damage`."""
-        return damage(self._dense, outputs(model, self.context, self.batches), self._probabilities)
+        return self._yardstick.damage(outputs(model, self.context, self.batches))
 
 
 def depth_options(scale: Scale) -> list[Option]:

@@ -23,7 +23,7 @@ from pruneopt.passes.planning.curves import Curve
 from pruneopt.passes.planning.kinds import kinds_of
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.weights import bias_of, set_bias, set_weight
-from pruneopt.passes.statistics.damage import Outputs, damage, distributions, kept, outputs
+from pruneopt.passes.statistics.damage import Outputs, Yardstick, kept, outputs
 from pruneopt.passes.statistics.evidence import Evidence, View
 from pruneopt.passes.statistics.leastsquares import refit, ridge
 from pruneopt.passes.statistics.stream import Stream, split_batches
@@ -100,20 +100,21 @@ class Probe:
         self.context = context
         model = evidence.analysis.model
         self.names = [t.name for t in model.outputs if not isinstance(t, gs.Constant)]
-        self.probabilities = distributions(model.graph)
         self.whole = Stream(model, context, pieces, later=self.names)
-        self.dense = outputs(model, context, pieces)
+        self.yardstick = Yardstick.of(model.graph, outputs(model, context, pieces))
 
     def damage(self, group: Group, gone: Array) -> float:
         """Only what comes behind the group is run for it."""
         found = self._ends(self.whole.branch(reduced(group, gone, self.evidence), self._first(group)))
         if group.coupled:  # all weights that read it are new, and a dead graph waits for the collector
             gc.collect()
-        return damage(self.dense, found, self.probabilities)
+        return self.yardstick.damage(found)
 
     def _first(self, group: Group) -> gs.Node:
         nodes = self.evidence.analysis.model.graph.nodes
-        return makers(self.whole.model.graph)[nodes[first_node(group, self.evidence.analysis)].outputs[0].name]
+        return makers(self.whole.model.graph)[
+            nodes[first_node(group, self.evidence.analysis)].outputs[0].name
+        ]
 
     def _ends(self, stream: Stream) -> Outputs:
         count = len(stream.batches)

@@ -28,7 +28,7 @@ from pruneopt.passes.sparsity.sequence import (
     same_rows,
 )
 from pruneopt.passes.statistics.consumers import Consumer
-from pruneopt.passes.statistics.damage import damage, distributions, outputs
+from pruneopt.passes.statistics.damage import Yardstick, outputs
 from pruneopt.passes.statistics.stream import Stream, split_batches
 
 LEVELS = np.linspace(0, 1, 65)  # shares of zeros that a curve is known at
@@ -101,14 +101,13 @@ def _summed(units: Sequence[Array]) -> Array:
 def rates(model: Model, sites: Sequence[Site], context: Context) -> list[float]:
     """Damage at the outputs that each site's probe does by itself."""
     few = split_batches(context.calibration)[:FEW]
-    probabilities = distributions(model.graph)
-    dense = outputs(model, context, few)
+    yardstick = Yardstick.of(model.graph, outputs(model, context, few))
     found: dict[int, float] = {}
     for i, site in enumerate(sites):
         if site.probe:
             context.progress(f"probe {site.layers[0].use.constant.name}")
             alone = applied(model, zip(site.layers, site.probe, strict=True))
-            found[i] = damage(dense, outputs(alone, context, few), probabilities)
+            found[i] = yardstick.damage(outputs(alone, context, few))
     return [_between(i, sites, found) for i in range(len(sites))]
 
 

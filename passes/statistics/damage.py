@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.arrays import Array, Feeds
-from pruneopt.model import Model, values
+from pruneopt.model import Model
 from pruneopt.passes.context import Context
+from pruneopt.passes.statistics.readings import is_linear, is_softmax, log_softmax, tell_apart
 
 Outputs = list[dict[str, Array]]
 TINY = 1e-12
 BLOCK = 1 << 14  # elements that are compared at once
 MOST = 1 << 25  # elements of one output that are kept over all batches
-SPREADING = ("Reshape", "Expand", "Unsqueeze", "Identity")
 
 
 def outputs(model: Model, context: Context, batches: Sequence[Feeds]) -> Outputs:
@@ -48,38 +49,57 @@ def _some_rows(array: Array, most: int, seed: Sequence[int]) -> Array:
     return np.ascontiguousarray(rows[np.sort(chosen)])
 
 
-def distributions(graph: gs.Graph) -> set[str]:
-    """Names of the outputs that a softmax makes, be it written out: x / ReduceSum(x) of x = Exp(...)."""
-    return {t.name for t in graph.outputs if t.inputs and _is_softmax(t)}
+@dataclass(frozen=True)
+class Yardstick:
+    """Damage to a model's outputs: one number that adds up over small changes.
+
+    Of probabilities, and of scores that a softmax makes classes of, the mean KL divergence; else the squared distance
+    as a share of the variance; summed over outputs.
+
+    Attributes:
+        dense: the model's outputs for every batch.
+        probabilities, scores: names of outputs.
+    """
+
+    dense: Outputs
+    probabilities: frozenset[str] = frozenset()
+    scores: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, graph: gs.Graph, dense: Outputs) -> Yardstick:
+        """For the outputs of a graph, read as what they seem to be (`readings`)."""
+        known = [t for t in graph.outputs if dense and t.name in dense[0]]
+        probabilities = frozenset(t.name for t in known if is_softmax(t))
+        linear = [t.name for t in known if is_linear(t)]
+        scores = frozenset(name for name in linear if tell_apart(_rows(dense, name)))
+        return cls(dense, probabilities, scores)
+
+    def damage(self, found: Outputs) -> float:
+        """What a changed model's outputs for the same batches come to."""
+        total = 0.0
+        for name in self.dense[0]:
+            pairs = [(a[name], b[name]) for a, b in zip(self.dense, found, strict=True)]
+            if name in self.scores:
+                total += _of_scores(pairs)
+            else:
+                total += _divergence(pairs) if name in self.probabilities else _moved(pairs)
+        return total
 
 
-def _is_softmax(tensor: gs.Tensor) -> bool:
-    node = tensor.inputs[0]
-    if node.op != "Div":
-        return bool(node.op == "Softmax")
-    share, whole = node.inputs
-    while whole.inputs and whole.inputs[0].op in SPREADING:
-        whole = whole.inputs[0].inputs[0]
-    if [t.inputs[0].op for t in (share, whole) if t.inputs] != ["Exp", "ReduceSum"]:
-        return False
-    total = whole.inputs[0]
-    last = [-1] if tensor.shape is None else [-1, len(tensor.shape) - 1]
-    return total.inputs[0] is share and _axes(total) in [[axis] for axis in last]
+def _rows(dense: Outputs, name: str) -> Array:
+    return np.concatenate([each[name].reshape(-1, each[name].shape[-1]) for each in dense])
 
 
-def _axes(node: gs.Node) -> list[int]:
-    if len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
-        return [int(axis) for axis in values(node.inputs[1]).reshape(-1)]
-    return list(node.attrs.get("axes", []))
-
-
-def damage(dense: Outputs, found: Outputs, probabilities: set[str]) -> float:
-    """Summed over outputs: mean KL divergence of probabilities, else squared distance as a share of the variance."""
-    total = 0.0
-    for name in dense[0]:
-        pairs = [(a[name], b[name]) for a, b in zip(dense, found, strict=True)]
-        total += _divergence(pairs) if name in probabilities else _moved(pairs)
-    return total
+def _of_scores(pairs: Sequence[tuple[Array, Array]]) -> float:
+    whole, count = 0.0, 0
+    for a, b in pairs:
+        a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+        step = max(1, BLOCK // a.shape[-1])
+        for i in range(0, len(a), step):
+            p, q = (log_softmax(x[i : i + step].astype(np.float64)) for x in (a, b))
+            whole += float((np.exp(p) * (p - q)).sum())
+        count += len(a)
+    return max(0.0, whole / max(count, 1))
 
 
 def _divergence(pairs: Sequence[tuple[Array, Array]]) -> float:

@@ -15,7 +15,7 @@ from pruneopt.passes.aim import aim_of
 from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.spec import parse_passes
-from pruneopt.passes.statistics.damage import damage
+from pruneopt.passes.statistics.damage import Yardstick
 from tests.passes.length.net import WIDTH, Encoder
 
 ENCODER = Encoder(layers=4, tokens=16, read="mean")
@@ -39,7 +39,7 @@ def moved(model: Model) -> float:
         [{"y": context.session(m).run(batches()[-1])["y"]}]
         for m in (Model.from_proto(ENCODER.proto()), model)
     )
-    return damage(dense, found, set())
+    return Yardstick(dense).damage(found)
 
 
 @pytest.mark.parametrize("passes", ["depth{drop=1}", "depth{blocks=layer1.1}, width{ratio=0.5}"])
@@ -59,7 +59,9 @@ def test_distances_of_a_repair_are_those_to_the_whole_model() -> None:
         [{"y": context.session(m).run(batch)["y"]} for batch in held]
         for m in (Model.from_proto(ENCODER.proto()), before)
     )
-    assert said["repair"]["distances"]["none"] == pytest.approx(damage(whole, cut, set()), rel=1e-4)
+    yardstick = Yardstick.of(before.graph, whole)
+    assert said["repair"]["scores"] == sorted(yardstick.scores)
+    assert said["repair"]["distances"]["none"] == pytest.approx(yardstick.damage(cut), rel=1e-4)
 
 
 def test_a_repair_behind_an_exact_pass_aims_at_outputs_of_its_own_model() -> None:

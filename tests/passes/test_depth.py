@@ -32,7 +32,7 @@ from pruneopt.passes.distance import distance
 from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.proof import prove
 from pruneopt.passes.spec import parse_passes
-from pruneopt.passes.statistics.damage import outputs
+from pruneopt.passes.statistics.damage import Yardstick, outputs
 from tests import models, residual
 
 
@@ -240,7 +240,7 @@ def test_layers_change_places_by_their_weights() -> None:
     wrong = Blocks(analyse(model, context.observation(model)))
     assert [(a.name, b.name) for a, b in neighbours(wrong, [wrong.layers[1]])] == [("layer0", "layer2")]
     judge = Judge(wrong, [], context, context.calibration)
-    judge._dense = outputs(Model.from_proto(proto), context, context.calibration)
+    judge._yardstick = Yardstick(outputs(Model.from_proto(proto), context, context.calibration))
     found = reorder_layers(wrong, [], judge)
     assert judge.damage(found) < 1e-9 < judge.damage(Amends())
     for place, value in found.weights.items():

@@ -11,7 +11,7 @@ from pruneopt.api import make_context
 from pruneopt.passes.planning.curves import Curve
 from pruneopt.passes.planning.kinds import kinds_of
 from pruneopt.passes.planning.probe import Effort, Probe, Worth, between, first_node, reduced
-from pruneopt.passes.statistics.damage import damage, distributions, outputs
+from pruneopt.passes.statistics.damage import Yardstick, outputs
 from pruneopt.passes.statistics.evidence import gather
 from tests import models
 from tests.passes.test_calibrated import NETS, data
@@ -39,11 +39,11 @@ def test_a_part_of_a_model_tells_what_all_of_it_would(name: str) -> None:
     evidence = gather(analysis, [g.atom for g in groups], context, batches)
     before = context.forwards
     probe = Probe(evidence, context, batches)
-    dense = outputs(model, context, batches)
+    yardstick = Yardstick.of(model.graph, outputs(model, context, batches))
     for group in groups:
         gone = np.arange(group.size // 2)
         whole = outputs(reduced(group, gone, evidence), context, batches)
-        expected = damage(dense, whole, distributions(model.graph))
+        expected = yardstick.damage(whole)
         assert expected > 0
         assert probe.damage(group, gone) == pytest.approx(expected, rel=1e-3)
     ran = context.forwards - before - 2 - len(groups)  # what `outputs` ran here and in the probe

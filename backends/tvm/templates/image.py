@@ -36,6 +36,9 @@ from pruneopt.backends.tvm.templates.frame import (
 )
 from pruneopt.backends.tvm.templates.pieces import stretch
 
+WASTE = 1 / 7  # share of positions that may mean nothing, so that lines begin where vectors do
+UNROLLED = 16  # vectors that are copied without a loop
+
 
 def layouts(image: Image, lanes: int) -> list[str]:
     """Those that are possible and differ."""
@@ -45,10 +48,6 @@ def layouts(image: Image, lanes: int) -> list[str]:
     wide = (image.kernel[1] - 1) * image.dilations[1]
     same = image.strides == (1, 1) and image.size[1] == image.out[1] > wide
     return [*found, "masked"] if same and 0 < wide <= lanes and image.padding[1] <= lanes else found
-
-
-WASTE = 1 / 7  # share of positions that may mean nothing, so that lines begin where vectors do
-UNROLLED = 16  # vectors that are copied without a loop
 
 
 def column(image: Image) -> Image:
@@ -90,14 +89,14 @@ class Pixels:
         self.height = self.lines + rows[-1] // image.strides[0]
         self.pitch = _pitch(image.out[1], lanes, schedule.layout)
         self.plane = -(-self.height * self.pitch // lanes) * lanes if self.pitch > 1 else self.lines
-        self.channel = len(self.phases) * len(self.shifts) * self.plane
         self.area = image.out[0] * image.out[1]
         self.inplace = schedule.layout == "inplace"
+        laid_out = len(self.phases) * len(self.shifts) * self.plane  # floats of a channel in the panel
+        self.channel = self.area if self.inplace else laid_out  # from one channel to the next
         self.depth = cut.depth // layer.taps
-        self.read = self.depth * self.channel
-        self.size = 0 if self.inplace else (self.depth if cut.streamed else layer.channels) * self.channel
-        self.size += self.lead
-        self.channel = self.area if self.inplace else self.channel
+        self.read = self.depth * laid_out
+        held = 0 if self.inplace else self.depth if cut.streamed else layer.channels
+        self.size = held * laid_out + self.lead
         self.stretch = 0 if cut.streamed and not self.inplace else self.depth * self.channel
         positions = (self.lines - 1) * self.pitch + image.out[1]
         self.width = -(-positions // lanes)

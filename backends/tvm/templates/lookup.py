@@ -20,16 +20,14 @@ from pruneopt.backends.tvm.templates.frame import (
     bound,
     builder,
     either,
-    left_over,
     load,
     looked_up,
-    over,
     spread,
     store,
     vectors,
     widths,
 )
-from pruneopt.backends.tvm.templates.pieces import chunk_sizes
+from pruneopt.backends.tvm.templates.pieces import chunked, share_of, unit_of
 
 
 class Lookup:
@@ -54,15 +52,13 @@ class Lookup:
         """The body of the kernel."""
         T = builder()
         with T.serial(k.first, k.last) as unit:
-            part, top = left_over(unit, k.parts), bound(over(unit, k.parts) * self.schedule.tile)
-            spans = self.cut.spans
-            edges = bound(over(part * spans, k.parts)), bound(over((part + 1) * spans, k.parts))
-            left = bound(T.min(k.n - top, self.schedule.tile))
-            for count in chunk_sizes(self.schedule.registers):
-                turns = bound(over(left, count))
-                with T.serial(0, turns) as i:
-                    self._rows(k, bound(top + i * count), count, edges)
-                top, left = bound(top + turns * count), bound(left - turns * count)
+            part, top, rows = unit_of(k, unit, self.schedule.tile)
+            edges = share_of(k, part, self.cut.spans)
+
+            def some(start: Expr, count: int) -> None:
+                self._rows(k, bound(top + start), count, edges)
+
+            chunked(rows, self.schedule.registers, some)
 
     def _rows(self, k: Frame, top: Expr, count: int, edges: tuple[Expr, Expr]) -> None:
         """Some spans of the outputs of `count` rows."""

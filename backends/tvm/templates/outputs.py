@@ -19,7 +19,6 @@ from pruneopt.backends.tvm.templates.frame import (
     bound,
     builder,
     either,
-    left_over,
     load,
     over,
     spread,
@@ -27,6 +26,7 @@ from pruneopt.backends.tvm.templates.frame import (
     vectors,
     widths,
 )
+from pruneopt.backends.tvm.templates.pieces import chunked, share_of, unit_of
 
 CHAINS = 8  # sums in flight that hide the latency of an addition
 
@@ -50,11 +50,8 @@ class Outputs:
         """The body of the kernel."""
         T = builder()
         with T.serial(k.first, k.last) as unit:
-            part, top = left_over(unit, k.parts), bound(over(unit, k.parts) * self.schedule.tile)
-            rows = bound(T.min(k.n - top, self.schedule.tile))
-            first = bound(over(part * self.blocks, k.parts))
-            last = bound(over((part + 1) * self.blocks, k.parts))
-            with T.serial(first, last) as i:
+            part, top, rows = unit_of(k, unit, self.schedule.tile)
+            with T.serial(*share_of(k, part, self.blocks)) as i:
                 block = bound(k.starts[self.numbers + i])
                 edges = [bound(k.starts[i]), bound(k.starts[i + 1])]
                 self._fitting(k, top, rows, edges, block)
@@ -73,24 +70,16 @@ class Outputs:
         )
 
     def _block(self, k: Frame, top: Expr, rows: Expr, edges: list[Expr], block: Expr, outputs: int) -> None:
-        """All rows of a tile for one block; the rows left over go in powers of two."""
-        T = builder()
-        start, stop = edges
-        many = self.schedule.registers
-        with T.serial(0, over(rows, many)) as step:
-            self._rows(k, top + step * many, many, start, stop, block, outputs)
-        left = bound(left_over(rows, many))
-        few = 1 << (many - 1).bit_length() - 1 if many > 1 else 0
-        while few:
-            with T.serial(0, over(left, few)) as step:
-                self._rows(k, top + rows - left + step * few, few, start, stop, block, outputs)
-            left, few = bound(left_over(left, few)), few // 2
+        """All rows of a tile for one block."""
 
-    def _rows(
-        self, k: Frame, row: Expr, rows: int, start: Expr, stop: Expr, block: Expr, outputs: int
-    ) -> None:
+        def some(start: Expr, count: int) -> None:
+            self._rows(k, top + start, count, edges, block, outputs)
+
+        chunked(rows, self.schedule.registers, some)
+
+    def _rows(self, k: Frame, row: Expr, rows: int, edges: list[Expr], block: Expr, outputs: int) -> None:
         T = builder()
-        row = bound(row)
+        row, (start, stop) = bound(row), edges
         wide = self.schedule.block // self.lanes
         chains = max(1, CHAINS // (rows * wide))
         sums = [vectors(rows * wide, self.lanes) for _ in range(chains)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from pruneopt.backends.tvm.templates.frame import Expr, Frame, bound, builder
+from pruneopt.backends.tvm.templates.frame import Expr, Frame, bound, builder, left_over, over
 
 
 class Panel(Protocol):
@@ -124,3 +125,24 @@ def split(start: int, stop: int, most: int) -> list[tuple[int, int]]:
 def chunk_sizes(registers: int) -> list[int]:
     """`registers`, and the powers of two below."""
     return [registers, *(1 << bit for bit in reversed(range((registers - 1).bit_length())))]
+
+
+def chunked(left: Expr, registers: int, each: Callable[[Expr, int], None]) -> None:
+    """Emit `each(start, count)` for `left` rows or vectors, as many at a time as `chunk_sizes` says."""
+    done: Expr = 0
+    for count in chunk_sizes(registers):
+        turns = bound(over(left - done, count))
+        with builder().serial(0, turns) as i:
+            each(bound(done + i * count), count)
+        done = bound(done + turns * count)
+
+
+def unit_of(k: Frame, unit: Expr, tile: int) -> tuple[Expr, Expr, Expr]:
+    """Of a unit of work on rows: which part of the outputs, the first row, and how many."""
+    part, top = bound(left_over(unit, k.parts)), bound(over(unit, k.parts) * tile)
+    return part, top, bound(builder().min(k.n - top, tile))
+
+
+def share_of(k: Frame, part: Expr, spans: int) -> tuple[Expr, Expr]:
+    """First and last of the spans of outputs that a part is."""
+    return bound(over(part * spans, k.parts)), bound(over((part + 1) * spans, k.parts))

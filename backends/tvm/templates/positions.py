@@ -37,7 +37,7 @@ from pruneopt.backends.tvm.templates.frame import (
     vectors,
     when,
 )
-from pruneopt.backends.tvm.templates.pieces import Chunk, Entries, Stretch, Strip, chunk_sizes, split
+from pruneopt.backends.tvm.templates.pieces import Chunk, Entries, Stretch, Strip, chunked, share_of, split
 
 CHAINS = 4  # sums in flight that hide the latency of an addition
 MARGIN = 64  # floats behind the panel that a last vector may read
@@ -71,8 +71,7 @@ class Positions:
             if not self.cut.streamed:
                 self.panel.fill(k, tile, None)
             ends = self.panel.begin(tile), self.panel.origin(tile) if self.panel.direct else 0
-            spans = self.cut.spans
-            with T.serial(over(part * spans, k.parts), over((part + 1) * spans, k.parts)) as span:
+            with T.serial(*share_of(k, part, self.cut.spans)) as span:
                 self._span(k, tile, span, ends)
 
     def _span(self, k: Frame, tile: Expr, span: Expr, ends: tuple[Expr, Expr]) -> None:
@@ -126,12 +125,7 @@ class Positions:
 
     def _some(self, valid: Expr, each: Callable[[Chunk], None]) -> None:
         """Emit `each` for chunks of `valid` vectors: as many as there are registers for, then powers of two."""
-        done: Expr = 0
-        for count in chunk_sizes(self.schedule.registers):
-            turns = bound(over(valid - done, count))
-            with builder().serial(0, turns) as i:
-                each(Chunk(bound(done + i * count), count, 0))
-            done = bound(done + turns * count)
+        chunked(valid, self.schedule.registers, lambda start, count: each(Chunk(start, count, 0)))
 
     def parts(self) -> list[tuple[int, int]]:
         """(first, count) of all chunks of a full tile."""

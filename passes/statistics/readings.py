@@ -1,0 +1,73 @@
+"""What a model's outputs are, as far as the graph and the data tell: probabilities, scores of classes, or values."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from pruneopt.arrays import Array
+from pruneopt.model import values
+
+SPREADING = ("Reshape", "Expand", "Unsqueeze", "Identity")
+CLASSES = 10  # at least: fewer numbers of any kind may look so
+ROWS = 1 << 12  # that are looked at
+
+
+def is_softmax(tensor: gs.Tensor) -> bool:
+    """Whether a softmax makes it, be it written out: x / ReduceSum(x) of x = Exp(...)."""
+    if not tensor.inputs:
+        return False
+    node = tensor.inputs[0]
+    if node.op != "Div":
+        return bool(node.op == "Softmax")
+    share, whole = node.inputs
+    while whole.inputs and whole.inputs[0].op in SPREADING:
+        whole = whole.inputs[0].inputs[0]
+    if [t.inputs[0].op for t in (share, whole) if t.inputs] != ["Exp", "ReduceSum"]:
+        return False
+    total = whole.inputs[0]
+    last = [-1] if tensor.shape is None else [-1, len(tensor.shape) - 1]
+    return total.inputs[0] is share and _axes(total) in [[axis] for axis in last]
+
+
+def _axes(node: gs.Node) -> list[int]:
+    if len(node.inputs) > 1 and isinstance(node.inputs[1], gs.Constant):
+        return [int(axis) for axis in values(node.inputs[1]).reshape(-1)]
+    return list(node.attrs.get("axes", []))
+
+
+def is_linear(tensor: gs.Tensor) -> bool:
+    """Whether a matrix product makes it, with a bias or without."""
+    if not tensor.inputs:
+        return False
+    node = tensor.inputs[0]
+    if node.op == "Add":
+        return any(isinstance(t, gs.Constant) for t in node.inputs) and any(map(is_linear, node.inputs))
+    return node.op in ("Gemm", "MatMul")
+
+
+def tell_apart(rows: Array) -> bool:
+    """Whether rows [rows, entries] look like what a softmax makes classes of: scores that choose, and not all the same.
+
+    Cross-entropy's gradients sum to zero over the classes, so that scores lie around zero, as coordinates do not; their
+    softmax knows more than half of what there is to know, as that of an embedding does not; and a quarter of what
+    it says at least is of the row, as it is not where one entry is always the largest.
+    """
+    if rows.shape[-1] < CLASSES:
+        return False
+    rows = rows[:: -(-len(rows) // ROWS)].astype(np.float64)
+    if not np.isfinite(rows).all() or abs(rows.mean()) >= rows.std(axis=1).mean():
+        return False
+    share = np.exp(log_softmax(rows))
+    own, common = float(_entropy(share).mean()), float(_entropy(share.mean(axis=0)))
+    return own <= np.log(rows.shape[-1]) / 2 and own <= 0.75 * common
+
+
+def log_softmax(rows: Array) -> Array:
+    """Along the last dimension."""
+    below = rows - rows.max(axis=-1, keepdims=True)
+    return np.asarray(below - np.log(np.exp(below).sum(axis=-1, keepdims=True)))
+
+
+def _entropy(share: Array) -> Array:
+    return np.asarray(-(share * np.log(np.maximum(share, np.finfo(float).tiny))).sum(axis=-1))
