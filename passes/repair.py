@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 import onnx_graphsurgeon as gs
 
@@ -69,15 +70,21 @@ class Repair:
             return Outcome(model, {"way": "none", "why": "a removed width is a factor of a dynamic size"})
         return self.mend(model, claim, context)
 
-    def mend(self, model: Model, claim: Masked, context: Context, again: bool = False) -> Outcome:
-        """The best repaired model, for a `model` that keeps what `claim` says; `again` is to be asked for it again."""
+    def mend(
+        self, model: Model, claim: Masked, context: Context, again: bool = False, most: float = inf
+    ) -> Outcome:
+        """The best repaired model, for a `model` that keeps what `claim` says.
+
+        `again`: it will be asked for again. What does more than `most` damage is left as it is.
+        """
         batches = split_batches(context.calibration)
         _, held = hold_out(batches)
         aim = aim_of(claim, context)
         yardstick = Yardstick.of(aim.model.graph, outputs(aim.model, context, held))
         best, made = "none", model
         distances = {best: yardstick.damage(outputs(model, context, held))}
-        for way in sorted(self.ways.split("+"), key=ORDER.index):
+        ways = self.ways.split("+") if distances[best] <= most else []
+        for way in sorted(ways, key=ORDER.index):
             if distances[best] <= ENOUGH * distances["none"] and best != "none":
                 break
             if (

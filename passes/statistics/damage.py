@@ -53,8 +53,9 @@ def _some_rows(array: Array, most: int, seed: Sequence[int]) -> Array:
 class Yardstick:
     """Damage to a model's outputs: one number that adds up over small changes.
 
-    Of probabilities, and of scores that a softmax makes classes of, the mean KL divergence; else the squared distance
-    as a share of the variance; summed over outputs.
+    The mean KL divergence of probabilities, and the squared distance of others as a share of the variance, summed over
+    outputs. Of scores that a softmax makes classes of both: the divergence knows which classes matter, and from few
+    samples says little of the others.
 
     Attributes:
         dense: the model's outputs for every batch.
@@ -79,10 +80,8 @@ class Yardstick:
         total = 0.0
         for name in self.dense[0]:
             pairs = [(a[name], b[name]) for a, b in zip(self.dense, found, strict=True)]
-            if name in self.scores:
-                total += _of_scores(pairs)
-            else:
-                total += _divergence(pairs) if name in self.probabilities else _moved(pairs)
+            total += _divergence(pairs) if name in self.probabilities else _moved(pairs)
+            total += _of_scores(pairs) if name in self.scores else 0.0
         return total
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pruneopt as po
 from pruneopt.api import make_context
 from pruneopt.errors import PruneoptError, UsageError
 from pruneopt.passes import repair as repair_module
+from pruneopt.passes import rivals
 from pruneopt.passes import width as width_module
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.context import Context
@@ -51,6 +53,7 @@ def test_what_was_repaired_to_compare_is_not_repaired_again(monkeypatch: pytest.
         return refit_all(*given)
 
     monkeypatch.setattr(repair_module, "refit_all", counted)
+    monkeypatch.setattr(rivals, "HOPELESS", math.inf)
     found = better(little, lambda: much, NAMES, context)
     assert ways == ["stream", "stream"]
     context.claim = found.claim
@@ -59,6 +62,17 @@ def test_what_was_repaired_to_compare_is_not_repaired_again(monkeypatch: pytest.
     assert mended.entry["distances"]["stream"] == found.entry["rivals"]["one"]
     Repair(ways="stream").run(found.model, context)  # it is not kept for ever
     assert len(ways) == 3
+
+
+def test_what_does_far_more_harm_before_repair_is_not_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
+    context, little, much = outcomes()
+    once = [refit_all]
+    monkeypatch.setattr(rivals, "HOPELESS", 1.0)
+    monkeypatch.setattr(repair_module, "refit_all", lambda *given: once.pop()(*given))
+    found = better(little, lambda: much, NAMES, context)
+    assert found.claim is little.claim
+    assert found.entry["rivals"]["one"] < found.entry["rivals"]["two"]
+    assert not once
 
 
 def test_what_cannot_meet_the_budget_is_passed_over() -> None:
