@@ -16,7 +16,9 @@ from pruneopt.passes.repair import Repair
 from pruneopt.passes.rewriting.masked import Masked
 
 ENOUGH = 1e-3  # damage that needs no second look
-HOPELESS = 4.0  # times the damage of the first one before repair: what does more is not repaired for a comparison
+HOPELESS = (
+    4.0  # times the damage of the first one before repair: what does more is not repaired for a comparison
+)
 Harm = Callable[[Outcome, Context, float], "Mapping[str, float] | None"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model
 from pruneopt.passes.context import Context
-from pruneopt.passes.statistics.readings import is_linear, is_softmax, log_softmax, tell_apart
+from pruneopt.passes.statistics.readings import is_linear, is_softmax, log_softmax, told_apart
 
 Outputs = list[dict[str, Array]]
 TINY = 1e-12
@@ -54,34 +54,36 @@ class Yardstick:
     """Damage to a model's outputs: one number that adds up over small changes.
 
     The mean KL divergence of probabilities, and the squared distance of others as a share of the variance, summed over
-    outputs. Of scores that a softmax makes classes of both: the divergence knows which classes matter, and from few
-    samples says little of the others.
+    outputs. Of scores that a softmax makes classes of both: the divergence knows which classes matter, but says little
+    of those that no sample shows, so that the distance counts by one over the number of classes that are told apart.
 
     Attributes:
         dense: the model's outputs for every batch.
-        probabilities, scores: names of outputs.
+        probabilities: names of outputs.
+        scores: the same, and how many classes they tell apart (`readings.told_apart`).
     """
 
     dense: Outputs
     probabilities: frozenset[str] = frozenset()
-    scores: frozenset[str] = frozenset()
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: gs.Graph, dense: Outputs) -> Yardstick:
         """For the outputs of a graph, read as what they seem to be (`readings`)."""
         known = [t for t in graph.outputs if dense and t.name in dense[0]]
         probabilities = frozenset(t.name for t in known if is_softmax(t))
-        linear = [t.name for t in known if is_linear(t)]
-        scores = frozenset(name for name in linear if tell_apart(_rows(dense, name)))
-        return cls(dense, probabilities, scores)
+        told = {t.name: told_apart(_rows(dense, t.name)) for t in known if is_linear(t)}
+        return cls(dense, probabilities, {name: classes for name, classes in told.items() if classes})
 
     def damage(self, found: Outputs) -> float:
         """What a changed model's outputs for the same batches come to."""
         total = 0.0
         for name in self.dense[0]:
             pairs = [(a[name], b[name]) for a, b in zip(self.dense, found, strict=True)]
-            total += _divergence(pairs) if name in self.probabilities else _moved(pairs)
-            total += _of_scores(pairs) if name in self.scores else 0.0
+            if name in self.scores:
+                total += _of_scores(pairs) + _moved(pairs) / self.scores[name]
+            else:
+                total += _divergence(pairs) if name in self.probabilities else _moved(pairs)
         return total
 
 

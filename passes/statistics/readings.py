@@ -46,21 +46,23 @@ def is_linear(tensor: gs.Tensor) -> bool:
     return node.op in ("Gemm", "MatMul")
 
 
-def tell_apart(rows: Array) -> bool:
-    """Whether rows [rows, entries] look like what a softmax makes classes of: scores that choose, and not all the same.
+def told_apart(rows: Array) -> float:
+    """Classes that rows [rows, entries] tell apart, if they look like scores that a softmax makes these of; else 0.
 
-    Cross-entropy's gradients sum to zero over the classes, so that scores lie around zero, as coordinates do not; their
-    softmax knows more than half of what there is to know, as that of an embedding does not; and a quarter of what
-    it says at least is of the row, as it is not where one entry is always the largest.
+    That is e^I, with I = H(mean of p) - mean of H(p), of p, the softmax of a row. Cross-entropy's gradients sum to zero
+    over the classes, so that scores lie around zero, as coordinates do not; their softmax knows more than half of what
+    there is to know, as that of an embedding does not; and a quarter of what it says at least is of the row, as it is
+    not where one entry is always the largest.
     """
     if rows.shape[-1] < CLASSES:
-        return False
+        return 0.0
     rows = rows[:: -(-len(rows) // ROWS)].astype(np.float64)
     if not np.isfinite(rows).all() or abs(rows.mean()) >= rows.std(axis=1).mean():
-        return False
+        return 0.0
     share = np.exp(log_softmax(rows))
     own, common = float(_entropy(share).mean()), float(_entropy(share.mean(axis=0)))
-    return own <= np.log(rows.shape[-1]) / 2 and own <= 0.75 * common
+    looks_so = own <= np.log(rows.shape[-1]) / 2 and own <= 0.75 * common
+    return float(np.exp(common - own)) if looks_so else 0.0
 
 
 def log_softmax(rows: Array) -> Array:

@@ -52,7 +52,7 @@ def test_scores_are_compared_as_what_a_softmax_makes_of_them() -> None:
     p, q = ([{"z": softmax(each["z"].astype(np.float64))} for each in some] for some in (z, found))
     wanted = Yardstick(p, frozenset({"z"})).damage(q)
     moved = Yardstick(z).damage(found)
-    assert Yardstick(z, scores=frozenset({"z"})).damage(found) - moved == pytest.approx(wanted, rel=1e-6)
+    assert Yardstick(z, scores={"z": 4.0}).damage(found) - moved / 4 == pytest.approx(wanted, rel=1e-6)
 
 
 def softmax(z: Array) -> Array:
@@ -74,4 +74,4 @@ def test_what_a_linear_layer_makes_are_scores_where_they_tell_samples_apart(head
     model = models.loaded(b.model({"x": ["n", 4]}, {"z": ["n", 10]}))
     classes = 8 * np.eye(10, dtype=np.float32)[np.arange(40) % 10]
     scores = Yardstick.of(model.graph, [{"z": classes[:20]}, {"z": classes[20:]}]).scores
-    assert scores == (set() if head == "Relu" else {"z"})
+    assert scores == ({} if head == "Relu" else {"z": pytest.approx(10, rel=0.05)})
