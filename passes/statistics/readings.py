@@ -9,6 +9,7 @@ from pruneopt.arrays import Array
 from pruneopt.model import values
 
 SPREADING = ("Reshape", "Expand", "Unsqueeze", "Identity")
+APART = 1.25  # classes told apart, at least
 CLASSES = 10  # at least: fewer numbers of any kind may look so
 ROWS = 1 << 12  # that are looked at
 
@@ -51,8 +52,8 @@ def told_apart(rows: Array) -> float:
 
     That is e^I, with I = H(mean of p) - mean of H(p), of p, the softmax of a row. Cross-entropy's gradients sum to zero
     over the classes, so that scores lie around zero, as coordinates do not; their softmax knows more than half of what
-    there is to know, as that of an embedding does not; and a quarter of what it says at least is of the row, as it is
-    not where one entry is always the largest.
+    there is to know, as that of an embedding does not; and what it knows is of the row, as it is not where one entry is
+    always the largest.
     """
     if rows.shape[-1] < CLASSES:
         return 0.0
@@ -61,8 +62,8 @@ def told_apart(rows: Array) -> float:
         return 0.0
     share = np.exp(log_softmax(rows))
     own, common = float(_entropy(share).mean()), float(_entropy(share.mean(axis=0)))
-    looks_so = own <= np.log(rows.shape[-1]) / 2 and own <= 0.75 * common
-    return float(np.exp(common - own)) if looks_so else 0.0
+    told = float(np.exp(common - own))
+    return told if own <= np.log(rows.shape[-1]) / 2 and told >= APART else 0.0
 
 
 def log_softmax(rows: Array) -> Array:
