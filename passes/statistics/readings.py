@@ -10,6 +10,7 @@ from pruneopt.model import values
 
 SPREADING = ("Reshape", "Expand", "Unsqueeze", "Identity")
 APART = 1.25  # classes told apart, at least
+MANY = 1000  # entries; there are not as many coordinates
 CLASSES = 10  # at least: fewer numbers of any kind may look so
 ROWS = 1 << 12  # that are looked at
 
@@ -51,14 +52,15 @@ def told_apart(rows: Array) -> float:
     """Classes that rows [rows, entries] tell apart, if they look like scores that a softmax makes these of; else 0.
 
     That is e^I, with I = H(mean of p) - mean of H(p), of p, the softmax of a row. Cross-entropy's gradients sum to zero
-    over the classes, so that scores lie around zero, as coordinates do not; their softmax knows more than half of what
-    there is to know, as that of an embedding does not; and what it knows is of the row, as it is not where one entry is
-    always the largest.
+    over the classes, so that scores lie around zero, as coordinates do not (those of language models drift); their
+    softmax knows more than half of what there is to know, as that of an embedding does not; and what it knows is of the
+    row, as it is not where one entry is always the largest.
     """
     if rows.shape[-1] < CLASSES:
         return 0.0
     rows = rows[:: -(-len(rows) // ROWS)].astype(np.float64)
-    if not np.isfinite(rows).all() or abs(rows.mean()) >= rows.std(axis=1).mean():
+    centred = rows.shape[-1] >= MANY or abs(rows.mean()) < rows.std(axis=1).mean()
+    if not centred or not np.isfinite(rows).all():
         return 0.0
     share = np.exp(log_softmax(rows))
     own, common = float(_entropy(share).mean()), float(_entropy(share.mean(axis=0)))

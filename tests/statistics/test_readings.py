@@ -28,6 +28,7 @@ def test_scores_of_classes(count: int, sure: float) -> None:
 def test_scores_of_many_classes_on_few_rows() -> None:
     rows = classes(50_000, 12.0)[:100]
     assert 20 < told_apart(rows) < 100
+    assert told_apart(rows + 7) == pytest.approx(told_apart(rows))
     assert told_apart(rows[:1]) == 0
 
 
