@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,14 @@ def share(options: Any, threads: int) -> list[int]:
 
 @contextmanager
 def bound(processors: list[int]) -> Iterator[None]:
-    """Keeps the thread that calls on the first of these processors, if there is one."""
-    if not processors:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, processors[:1])
+    """Keeps the thread that calls on the first of these processors, if there is one and the system lets us."""
+    before = os.sched_getaffinity(0) if processors else None
+    with suppress(OSError):
+        if processors:
+            os.sched_setaffinity(0, processors[:1])
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        with suppress(OSError):
+            if before:
+                os.sched_setaffinity(0, before)

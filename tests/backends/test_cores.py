@@ -50,3 +50,13 @@ def test_a_thread_is_bound_for_as_long_as_it_is_timed() -> None:
     assert os.sched_getaffinity(0) == before
     with bound([]):
         assert os.sched_getaffinity(0) == before
+
+
+@linux
+def test_a_system_that_binds_no_threads_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", refused)
+    with bound([0]):
+        pass
