@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruneopt.arrays import Feeds
+from pruneopt.backends.cores import bound
 from pruneopt.backends.session import Session
 from pruneopt.backends.turns import SETTLED
 from pruneopt.model import Model
@@ -55,14 +56,15 @@ def _repeat(session: Session, feeds: Feeds, seconds: float) -> list[float]:
     times: list[float] = []
     session.run(feeds)  # the first run sets memory up
     settling = SETTLED if session.cores else 0.0
-    while (
-        len(times) < LEAST
-        or sum(times) < 1000 * settling
-        or (len(times) < MOST and sum(times) < 1000 * seconds)
-    ):
-        start = session.clock()
-        session.run(feeds)
-        times.append(1000 * (session.clock() - start))
+    with bound(session.cores):
+        while (
+            len(times) < LEAST
+            or sum(times) < 1000 * settling
+            or (len(times) < MOST and sum(times) < 1000 * seconds)
+        ):
+            start = session.clock()
+            session.run(feeds)
+            times.append(1000 * (session.clock() - start))
     return times
 
 

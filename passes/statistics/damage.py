@@ -17,6 +17,7 @@ from pruneopt.passes.statistics.readings import is_linear, is_softmax, log_softm
 Outputs = list[dict[str, Array]]
 TINY = 1e-12
 BLOCK = 1 << 14  # elements that are compared at once
+LOOKED = 1 << 22  # elements that say what an output is
 MOST = 1 << 25  # elements of one output that are kept over all batches
 
 
@@ -88,7 +89,12 @@ class Yardstick:
 
 
 def _rows(dense: Outputs, name: str) -> Array:
-    return np.concatenate([each[name].reshape(-1, each[name].shape[-1]) for each in dense])
+    """Some rows of an output, evenly from all batches; none where rows differ in length."""
+    made = [each[name] for each in dense if each[name].size and each[name].ndim]
+    if len({array.shape[-1] for array in made}) != 1:
+        return np.zeros((0, 1), np.float32)
+    step = -(-sum(array.size for array in made) // LOOKED)
+    return np.concatenate([array.reshape(-1, array.shape[-1])[::step] for array in made])
 
 
 def _of_scores(pairs: Sequence[tuple[Array, Array]]) -> float:

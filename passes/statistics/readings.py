@@ -12,7 +12,6 @@ SPREADING = ("Reshape", "Expand", "Unsqueeze", "Identity")
 APART = 1.25  # classes told apart, at least
 MANY = 1000  # entries; there are not as many coordinates
 CLASSES = 10  # at least: fewer numbers of any kind may look so
-ROWS = 1 << 12  # that are looked at
 
 
 def is_softmax(tensor: gs.Tensor) -> bool:
@@ -56,9 +55,9 @@ def told_apart(rows: Array) -> float:
     softmax knows more than half of what there is to know, as that of an embedding does not; and what it knows is of the
     row, as it is not where one entry is always the largest.
     """
-    if rows.shape[-1] < CLASSES:
+    if not len(rows) or rows.shape[-1] < CLASSES:
         return 0.0
-    rows = rows[:: -(-len(rows) // ROWS)].astype(np.float64)
+    rows = rows.astype(np.float64)
     centred = rows.shape[-1] >= MANY or abs(rows.mean()) < rows.std(axis=1).mean()
     if not centred or not np.isfinite(rows).all():
         return 0.0

@@ -75,3 +75,12 @@ def test_what_a_linear_layer_makes_are_scores_where_they_tell_samples_apart(head
     classes = 8 * np.eye(10, dtype=np.float32)[np.arange(40) % 10]
     scores = Yardstick.of(model.graph, [{"z": classes[:20]}, {"z": classes[20:]}]).scores
     assert scores == ({} if head == "Relu" else {"z": pytest.approx(10, rel=0.05)})
+
+
+@pytest.mark.parametrize("shapes", [[()], [(2, 12), (2, 13)], [(0, 12)]])
+def test_outputs_that_have_no_rows_of_one_length_are_no_scores(shapes: list[tuple[int, ...]]) -> None:
+    b = models.Builder()
+    b.node("MatMul", "x", b.weight(4, 12), outputs=["z"])
+    model = models.loaded(b.model({"x": ["n", 4]}, {"z": ["n", 12]}))
+    dense = [{"z": np.ones(shape, np.float32)} for shape in shapes]
+    assert Yardstick.of(model.graph, dense).scores == {}
