@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
+from benchmarks.near import while_near
 from pruneopt.backends.cores import cores
 from pruneopt.backends.turns import steady
 from pruneopt.model import Model
@@ -173,14 +174,18 @@ def clocked(run: Run, threads: int) -> Clocked:
 def timed(
     runs: dict[str, Run], threads: int, others: Mapping[str, Clocked] | None = None
 ) -> dict[str, float]:
-    """Median seconds of each, in turns; `others` take their time themselves."""
+    """Median seconds of each, in turns; `others` take their time themselves.
+
+    Several threads are timed while their processors share a cache, as far as they come to do so.
+    """
+    own = cores(threads) if threads > 1 else []
     clocks = {name: clocked(run, threads) for name, run in runs.items()} | dict(others or {})
     spent: dict[str, list[float]] = {name: [] for name in clocks}
     for clock in clocks.values():
         clock()
     for _ in range(ROUNDS if threads == 1 else FEWER):
         for name, clock in clocks.items():
-            spent[name].append(clock())
+            spent[name].append(while_near(clock, own))
     return {name: statistics.median(times) for name, times in spent.items()}
 
 

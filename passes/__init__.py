@@ -4,6 +4,7 @@ from pruneopt.passes.base import Outcome
 from pruneopt.passes.context import Context
 from pruneopt.passes.depth import Depth
 from pruneopt.passes.embedding import Embedding
+from pruneopt.passes.factor import Factor
 from pruneopt.passes.joint import Joint
 from pruneopt.passes.learn import Learn
 from pruneopt.passes.length import Length
@@ -26,6 +27,7 @@ __all__ = [
     "Context",
     "Depth",
     "Embedding",
+    "Factor",
     "Joint",
     "Learn",
     "Length",

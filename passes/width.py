@@ -23,6 +23,7 @@ from pruneopt.passes.context import Context
 from pruneopt.passes.criteria import WEIGHTS_ONLY, find_criterion
 from pruneopt.passes.exact.duplicates import merge_duplicates
 from pruneopt.passes.exact.identities import drop_dead
+from pruneopt.passes.factor import Factor, is_wasted
 from pruneopt.passes.learning.gradients import gradients
 from pruneopt.passes.options import Budgeted, check_names, check_share
 from pruneopt.passes.pipeline import Pipeline
@@ -59,7 +60,8 @@ class Width(Budgeted):
         plan: `measured` (least damage by calibration data), `uniform`, or `redistributed` (NViT's proportions); by
             default what the criterion calls for.
         basis: `svd` turns widths that are linear all round into their principal directions first (`unmerge`,
-            `rotate`), `none` does not; by default svd where the plan is measured.
+            `rotate`) and gives classifiers of very many classes a width of their own (`factor`), `none` does not; by
+            default svd where the plan is measured.
         coupled: also groups under a norm or another statistic, where removal is approximate. A measured plan has
             those under an RMSNorm, whose divisor can be kept, by itself.
         align: weight widths stay multiples of this, as far as groups are large enough.
@@ -125,20 +127,24 @@ class Width(Budgeted):
         points: list[dict[str, float]] = self._told(analysis, groups, evidence, context).get("trade_off", [])
         return points
 
-    def _seen(self, model: Model, context: Context) -> tuple[dict[str, Any], Analysis, list[Group], Evidence]:
+    def _seen(
+        self, model: Model, context: Context, factored: bool = True
+    ) -> tuple[dict[str, Any], Analysis, list[Group], Evidence]:
         """What a plan is made of, looked at once per run, and what there is to say of the basis."""
-        turned, said = self._turned(model, context)
+        turned, said = self._turned(model, context, factored)
         study = (self.coupled, self.only, self.axes, self.criterion, self.loss, self._measures(context))
         found = context.once((id(turned), *study), lambda: self._study(turned, context))
         return said, *found
 
-    def _carried_out(self, model: Model, context: Context) -> Outcome:
-        said_before, analysis, groups, evidence = self._seen(model, context)
+    def _carried_out(self, model: Model, context: Context, factored: bool = True) -> Outcome:
+        said_before, analysis, groups, evidence = self._seen(model, context, factored)
         if context.calibration:
             batches = context.calibration
             evidence.learn = lambda: gradients(analysis.model, batches, self.loss, context.seed)
             evidence.look = lambda names: context.session(analysis.model, names).run(batches[0])
         kept, said = self._kept(analysis, groups, evidence, context)
+        if factored and any(is_wasted(entry, analysis, kept) for entry in said_before.get("basis", ())):
+            return self._carried_out(model, context, factored=False)
         if self._measures(context):
             said |= {"foreseen": foreseen(groups, kept, evidence)}
         masks = self._select(groups, kept, evidence)
@@ -176,14 +182,14 @@ class Width(Budgeted):
             return self.plan == "measured" and self.ratio is None
         return self.criterion in (None, "obs")
 
-    def _turned(self, model: Model, context: Context) -> tuple[Model, dict[str, Any]]:
+    def _turned(self, model: Model, context: Context, factored: bool) -> tuple[Model, dict[str, Any]]:
         """The model in the basis to plan in, proved to be the same, and what there is to say of it."""
         wanted = self.basis == "svd" or (self.basis is None and self._measures(context))
         if not wanted or not context.calibration:
             return model, {}
-        turning = Pipeline((Unmerge(), Rotate()))
+        turning = Pipeline((Unmerge(), Rotate(), *([Factor()] if factored else [])))
         aim = context.aim
-        outcome, _ = context.once((id(model), "basis"), lambda: (turning.run(model, context), model))
+        outcome, _ = context.once((id(model), "basis", factored), lambda: (turning.run(model, context), model))
         context.aim = aim
         return outcome.model, {"basis": outcome.entry["passes"]}
 

@@ -86,7 +86,7 @@ class _State:
         self.width = len(sort) // size  # features per entry
         rest = np.flatnonzero(view.entries < 0)
         order = np.concatenate([sort, rest])
-        self.weight = _stacked(views, covariance)[:, :, order]
+        self.weight = _stacked(views, covariance.shape[1])[:, :, order]
         diagonal = np.arange(covariance.shape[1])
         covariance[:, diagonal, diagonal] += added
         self.inverse = np.linalg.inv(covariance)[:, order[:, None], order]
@@ -122,20 +122,17 @@ class _State:
         return rise
 
 
-def _stacked(views: Sequence[View], covariance: Array) -> Array:
+def _stacked(views: Sequence[View], features: int) -> Array:
     """Rows R with R^T R = sum over consumers of W^T W, outputs by importance over the output's variance.
 
     Only that product matters, so that there are at most as many rows as features. Shape [groups, rows, features].
     """
-    scaled = []
-    for view in views:
-        weight = view.weight
-        spread = np.einsum("gof,gof->go", weight @ covariance, weight) * view.importance
-        scaled.append(weight * np.sqrt(view.importance / (float(spread.sum()) or 1.0))[:, :, None])
-    features = covariance.shape[1]
-    if sum(w.shape[1] for w in scaled) <= features:
-        return np.concatenate(scaled, axis=1)
-    values, vectors = np.linalg.eigh(sum(w.transpose(0, 2, 1) @ w for w in scaled))
+    worth = [view.importance / view.variance for view in views]
+    if sum(each.shape[1] for each in worth) <= features:
+        rows = [v.weight * np.sqrt(each)[:, :, None] for v, each in zip(views, worth, strict=True)]
+        return np.concatenate(rows, axis=1)
+    heard = sum(v.consumer.heard(each) for v, each in zip(views, worth, strict=True))
+    values, vectors = np.linalg.eigh(heard)
     found: Array = (vectors * np.sqrt(np.maximum(values, 0))[:, None]).transpose(0, 2, 1)
     return found
 

@@ -32,7 +32,7 @@ def survey(
     """
     fit, held = hold_out(batches)
     more = len(split_batches(batches, 1)) / len(split_batches(held, 1))
-    lots = list(_lots(groups, find_consumers(analysis)))
+    lots = list(_lots(groups, find_consumers(analysis, made=True)))
     whole = Evidence(analysis, context.seed)
     for i, lot in enumerate(lots):
         number = f" {i + 1} of {len(lots)}" if len(lots) > 1 else ""

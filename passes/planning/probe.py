@@ -203,7 +203,7 @@ def reduced(group: Group, gone: Array, evidence: Evidence) -> Model:
     keep[gone] = False
     model, _ = next(iter(Masked(evidence.analysis, {group.atom: keep}).references()))
     nodes = makers(model.graph)
-    for view in evidence.views(group):
+    for view in (v for v in evidence.views(group) if not v.consumer.shared):
         node = nodes[view.consumer.name]
         weight, moved = _without(view, ~np.isin(view.entries, gone))
         bias = bias_of(node)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from pruneopt.analysis.axes import Axis, Kind, atoms, factors, find, parts
 from pruneopt.analysis.infer import Analysis, ConstantUse
@@ -16,6 +18,7 @@ from pruneopt.arrays import Array
 from pruneopt.model import values
 
 Index = npt.NDArray[np.int64]
+OUTPUTS = 4096  # that are looked at at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +104,22 @@ class Consumer:
         found: Array = np.ascontiguousarray(weight).reshape(constant.shape).astype(kind or constant.dtype)
         return found
 
+    def heard(self, importance: Array) -> Array:
+        """Sum over outputs o of importance[o] w_o w_o^T, float64; importance has shape [groups, outputs].
+
+        Shape [groups, features, features]. A few outputs at a time: a classifier may have very many.
+        """
+        if self.node.op == "Conv":
+            weight = self.matrix
+            return np.asarray((weight * importance[:, :, None]).transpose(0, 2, 1) @ weight)
+        stored = values(self.use.constant)
+        rows = stored.T if self._contracted == 0 else stored
+        found = np.zeros((self.features, self.features))
+        for i in range(0, len(rows), OUTPUTS):
+            block = rows[i : i + OUTPUTS].astype(np.float64)
+            found += (block * importance[0, i : i + OUTPUTS, None]).T @ block
+        return found[None]
+
     def entries(self, atom: Axis) -> Index | None:
         """Which entry of `atom` each feature belongs to, -1 for none. Shape [features].
 
@@ -120,14 +139,63 @@ class Consumer:
         return 0 if self.node.op == "Gemm" and self.slot == 1 and not self.node.attrs.get("transB") else 1
 
 
-def find_consumers(analysis: Analysis, columns: bool = False) -> list[Consumer]:
-    """All consumers, in graph order; with `columns` also those whose weight is the first operand, as in W x."""
+def find_consumers(analysis: Analysis, columns: bool = False, made: bool = False) -> list[Consumer]:
+    """All consumers, in graph order; with `columns` also those whose weight is the first operand, as in W x.
+
+    With `made` also those whose weight is made of a constant, as a classifier's of the word table: they come last, and
+    their weights count as shared.
+    """
     counts = Counter(id(use.constant) for use in analysis.uses)
-    return [
+    found = [
         Consumer(use.node, use, use.node.attrs.get("group", 1), counts[id(use.constant)] > 1)
         for use in analysis.uses
         if (use.slot == 1 or (columns and use.slot == 0)) and _is_consumer(use.node, use)
     ]
+    uses = _made_uses(analysis) if made else ()
+    return found + [Consumer(use.node, use, 1, True) for use in uses if _is_consumer(use.node, use)]
+
+
+def _made_uses(analysis: Analysis) -> Iterator[ConstantUse]:
+    for node in analysis.model.graph.nodes:
+        if node.op in ("MatMul", "Gemm"):
+            name, picked = node.inputs[1].name, Picked.of(node.inputs[1])
+            if picked is not None and name in analysis.axes:
+                yield ConstantUse(gs.Constant(name, picked), node, 1, analysis.axes[name], True)
+
+
+class Picked(LazyValues):  # type: ignore[misc]
+    """What is turned and picked of a constant, worked out whenever it is asked for."""
+
+    def __init__(self, source: gs.Constant, steps: Sequence[gs.Node]) -> None:
+        self.source, self.steps = source, steps
+        self.shape = self._followed(np.broadcast_to(np.int8(0), source.shape)).shape
+        self.dtype = np.dtype(source.dtype)
+        self.nbytes = prod(self.shape) * self.dtype.itemsize
+
+    @classmethod
+    def of(cls, tensor: gs.Tensor) -> Picked | None:
+        """How a tensor is made of a constant by Transpose and Gather along one dimension; None where it is not."""
+        steps: list[gs.Node] = []
+        while isinstance(tensor, gs.Variable):
+            node = tensor.inputs[0] if tensor.inputs else None
+            picks = node is not None and node.op == "Gather" and isinstance(node.inputs[1], gs.Constant)
+            if node is None or not (node.op == "Transpose" or (picks and len(node.inputs[1].shape) == 1)):
+                return None
+            steps.insert(0, node)
+            tensor = node.inputs[0]
+        return cls(tensor, steps) if isinstance(tensor, gs.Constant) and steps else None
+
+    def load(self) -> Array:
+        """The array."""
+        return self._followed(values(self.source))
+
+    def _followed(self, array: Array) -> Array:
+        for node in self.steps:
+            if node.op == "Transpose":
+                array = np.transpose(array, node.attrs.get("perm"))
+            else:
+                array = np.take(array, values(node.inputs[1]), axis=node.attrs.get("axis", 0))
+        return array
 
 
 def _is_consumer(node: gs.Node, use: ConstantUse) -> bool:

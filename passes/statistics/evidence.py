@@ -21,6 +21,7 @@ from pruneopt.passes.statistics.junctions import Junction, junctions_of
 from pruneopt.passes.statistics.moments import Moments
 from pruneopt.passes.statistics.pairs import PairMoments, find_pairs
 from pruneopt.passes.statistics.rows import Sampler, rows_for
+from pruneopt.passes.statistics.stakes import Stakes
 from pruneopt.passes.statistics.stream import Stream
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class View:
     @property
     def variance(self) -> float:
         """Variance of the consumer's output, its outputs weighted by importance."""
-        spread = np.einsum("gof,gof->go", self.weight @ self.moments.covariance, self.weight)
-        return float((spread * self.importance).sum()) or 1.0
+        heard = self.consumer.heard(self.importance)
+        return float(np.einsum("gef,gef->", heard, self.moments.covariance)) or 1.0
 
     def per_entry(self, features: Array, size: int) -> Array:
         """Sum a number per feature, shape [features], onto the group's entries, shape [size]."""
@@ -72,6 +73,7 @@ class Evidence:
         moments: per consumer's name the moments of its input; empty without calibration data.
         pairs: per atom the moments of both sides of products over it.
         consumers: all consumers of the model.
+        stakes: by the name of a consumer's output what an error of each entry is worth, where they are classes.
         curves, rates: what `planning` has worked out already.
         learn: works out the gradients, which only a few criteria ask for.
         look: named tensors on a batch, for criteria that look at whole activations.
@@ -81,6 +83,7 @@ class Evidence:
     seed: int = 0
     moments: dict[str, Moments] = field(default_factory=dict)
     consumers: list[Consumer] = field(default_factory=list)
+    stakes: Mapping[str, Array] = field(default_factory=dict)
     pairs: dict[Axis, list[PairMoments]] = field(default_factory=dict)
     curves: dict[Group, Any] = field(default_factory=dict)
     rates: dict[Group, Any] = field(default_factory=dict)
@@ -124,8 +127,13 @@ class Evidence:
         for consumer in consumers_of(group.atom, self.consumers):
             entries = consumer.entries(group.atom)
             if consumer.name in self.moments and entries is not None:
-                found.append(View(consumer, self.moments[consumer.name], entries, importance(consumer)))
+                found.append(View(consumer, self.moments[consumer.name], entries, self._importance(consumer)))
         return found
+
+    def _importance(self, consumer: Consumer) -> Array:
+        """Shape [groups, outputs]."""
+        own = importance(consumer)
+        return own * self.stakes[consumer.name].reshape(own.shape) if consumer.name in self.stakes else own
 
 
 def gather(
@@ -139,7 +147,8 @@ def gather(
 
     Whoever watches a tensor is given its value in every batch.
     """
-    evidence = Evidence(analysis, context.seed, {}, find_consumers(analysis))
+    stakes = Stakes.of(analysis.model, context).of_layers(analysis.model.graph)
+    evidence = Evidence(analysis, context.seed, {}, find_consumers(analysis, made=True), stakes=stakes)
     free = set(wanted)
     consumers = {id(c.node): c for c in evidence.consumers if not free.isdisjoint(atoms(c.input_axis))}
     pairs = {id(p.node): p for p in find_pairs(analysis) if p.atom in free}

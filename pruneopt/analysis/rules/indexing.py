@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis
 from pruneopt.analysis.op import Op
@@ -12,7 +13,7 @@ from pruneopt.analysis.rules import rule
 
 @rule("Gather")
 def gather(op: Op) -> None:
-    """`data[:axis] + indices + data[axis+1:]`; a run of constant indices is a slice."""
+    """`data[:axis] + indices + data[axis+1:]`; a run of constant indices is a slice, other lists may get shorter."""
     data, index, out = op.axes(0), op.axes(1), op.result()
     axis = op.attr("axis", 0) % len(data)
     op.equal_all(data[:axis] + data[axis + 1 :], out[:axis] + out[axis + len(index) :])
@@ -25,7 +26,8 @@ def gather(op: Op) -> None:
         _take(op, data[axis], out[axis], int(np.asarray(known).reshape(-1)[0]) % data[axis].size[0])
     else:
         op.equal_all(index, out[axis : axis + len(index)])
-        op.freeze([data[axis], *index], "single entries are picked by position")
+        listed = isinstance(op.node.inputs[1], gs.Constant) and len(index) == 1
+        op.freeze([data[axis], *([] if listed else index)], "single entries are picked by position")
 
 
 def _is_run(indices: np.ndarray, size: int) -> bool:
