@@ -30,7 +30,8 @@ from pruneopt.model import Model, makers, values
 from pruneopt.passes.base import Outcome
 from pruneopt.passes.claims import Unchanged
 from pruneopt.passes.context import Context
-from pruneopt.passes.rewriting.edits import place_of
+from pruneopt.passes.exact.identities import drop_dead
+from pruneopt.passes.rewriting.edits import ends_of, only_reader, place_of
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.statistics.consumers import OUTPUTS, Consumer, find_consumers
 from pruneopt.passes.statistics.evidence import SAMPLES
@@ -65,6 +66,7 @@ class Factor:
             sizes["lookups"] = len(product.lookups())
             inner = product.write(Basis.of(squares[consumer.data], worth))
             entries.append({"name": consumer.name, "inner": inner} | sizes)
+        drop_dead(copy.graph)
         return Outcome(copy, {"factored": entries}, Unchanged(model, context.feeds))
 
 
@@ -121,7 +123,7 @@ class _Product:
     """A MatMul or Gemm, and where its constant weight is: its own input, or that of a Transpose before it."""
 
     def __init__(self, node: gs.Node, graph: gs.Graph, names: Names) -> None:
-        self.node, self.graph, self.names = node, graph, names
+        self.node, self.graph, self.names, self.ends = node, graph, names, ends_of(graph)
         made = node.inputs[1].inputs
         turns = bool(made) and made[0].op == "Transpose" and len(node.inputs[1].outputs) == 1
         self.reader, self.slot = (made[0], 0) if turns else (node, 1)
@@ -169,16 +171,23 @@ class _Product:
         return out
 
     def _before(self, matrix: Array) -> str:
-        """The product reads its input times a matrix."""
+        """The product reads its input times a matrix; a product of its own before it takes the matrix in."""
         data = self.node.inputs[0]
+        if _is_linear(data.inputs[0] if data.inputs else None) and only_reader(data, self.ends) is self.node:
+            maker = data.inputs[0]
+            data, matrix = maker.inputs[0], values(maker.inputs[1]).astype(np.float64) @ matrix
         inner = gs.Variable(self.names.new(f"{self.node.outputs[0].name}_inner"), np.float32)
         self._insert("MatMul", [data, self._weight(inner, matrix)], inner, self.node)
         self.node.inputs[0] = inner
         return str(inner.name)
 
     def _behind(self, node: gs.Node, matrix: Array) -> None:
-        """Readers of a lookup read it times a matrix."""
+        """Readers of a lookup read it times a matrix; a product that alone does takes the matrix in."""
         out = node.outputs[0]
+        reader = only_reader(out, self.ends)
+        if _is_linear(reader) and reader.inputs[0] is out:
+            matrix, out = matrix @ values(reader.inputs[1]).astype(np.float64), reader.outputs[0]
+            reader.outputs = []
         inner = gs.Variable(self.names.new(f"{out.name}_turned"), np.float32)
         node.outputs = [inner]
         self._insert("MatMul", [inner, self._weight(inner, matrix)], out, node, after=1)
@@ -197,6 +206,12 @@ class _Product:
     ) -> None:
         made = gs.Node(op, self.names.new(out.name), attrs or {}, inputs, [out])
         self.graph.nodes.insert(place_of(self.graph.nodes, beside) + after, made)
+
+
+def _is_linear(node: gs.Node | None) -> bool:
+    """Whether it multiplies by a constant matrix."""
+    known = node.inputs[1] if node is not None and node.op == "MatMul" else None
+    return isinstance(known, gs.Constant) and len(known.shape) == 2
 
 
 def _second_moments(model: Model, wide: list[Consumer], context: Context) -> dict[str, Array]:

@@ -189,7 +189,9 @@ class Width(Budgeted):
             return model, {}
         turning = Pipeline((Unmerge(), Rotate(), *([Factor()] if factored else [])))
         aim = context.aim
-        outcome, _ = context.once((id(model), "basis", factored), lambda: (turning.run(model, context), model))
+        outcome, _ = context.once(
+            (id(model), "basis", factored), lambda: (turning.run(model, context), model)
+        )
         context.aim = aim
         return outcome.model, {"basis": outcome.entry["passes"]}
 
