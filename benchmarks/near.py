@@ -16,11 +16,14 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from pruneopt.backends.cores import bound
 
+T = TypeVar("T")
 NEAR = 200.0  # nanoseconds there and back: 50 to 130 through a shared cache, 300 to 600 without
 TURNS = 20_000
+TRIES = 8  # measurements during which they are moved apart
 PATIENCE = 60.0  # seconds that are waited for processors to be near
 SOURCE = """
 #include <stdatomic.h>
@@ -77,17 +80,18 @@ def round_trip(processors: list[int]) -> float:
     return found
 
 
-def while_near(measure: Callable[[], float], processors: list[int]) -> float:
-    """What is measured while processors are near; what it is when they have not come to be so."""
-    while True:
+def while_near(measure: Callable[[], T], processors: list[int]) -> T:
+    """What is measured while processors are near; what it is where that cannot be had."""
+    for _ in range(TRIES):
         waited = near(processors)
         found = measure()
         if not waited or near(processors, 0):
-            return found
+            break
+    return found
 
 
 def near(processors: list[int], patience: float = PATIENCE) -> bool:
-    """Whether they come to be near within so many seconds."""
+    """Whether they come to be near within so many seconds; one alone is."""
     end = time.perf_counter() + patience
     while round_trip(processors) > NEAR:
         if time.perf_counter() > end:

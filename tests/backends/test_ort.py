@@ -188,6 +188,13 @@ def test_runs_of_several_threads_count_once_these_have_settled(monkeypatch: pyte
     assert sum(start >= turns.SETTLED for start in ran) in (4, 5)
 
 
+def test_rounds_of_several_threads_that_were_held_up_do_not_count() -> None:
+    """Both take longer while processors are apart, and not alike."""
+    near, apart = [[1.0 + 0.01 * i, 0.5] for i in range(6)], [[1.6, 1.1]] * 12
+    assert turns.calm([*apart, *near]) == near
+    assert turns.calm(apart) == apart
+
+
 GATHERED = """<ir_version: 8, opset_import: ["" : 17]>
 g (float[N, 3] x) => (float[M, 3] y) <int64 two = {2}, bool go = {1}> {
     empty = SequenceEmpty ()
