@@ -1,8 +1,8 @@
 """What an error of each entry of a linear layer's output is worth, where the layer makes scores of classes.
 
 For small errors d of scores whose softmax is p, KL(p || q) is half the variance of d under p, at most half the sum of
-p_i d_i^2: a class that never is likely hardly matters. `damage` counts squared distances of scores a little, too, which
-all classes share.
+p_i d_i^2: a class that never is likely hardly matters. But of rare classes some samples say little, so that a part of
+the worth is shared by all alike; and `damage` counts squared distances of scores a little, too.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pruneopt.passes.statistics.damage import Yardstick, outputs
 from pruneopt.passes.statistics.readings import is_linear, is_softmax, log_softmax
 
 FEW = 8  # batches that are looked at
+ALIKE = 1 / 3  # of the worth that is shared by all classes
 ROWS = 64  # at once
 
 
@@ -56,10 +57,14 @@ def _outputs(model: Model, context: Context) -> Iterator[tuple[str, Array]]:
         if len({array.shape[-1] for array in arrays}) == 1:
             rows = [array.reshape(-1, array.shape[-1]) for array in arrays]
             if name in yardstick.probabilities:
-                yield name, _mean(rows) / 2
+                yield name, _worth(_mean(rows))
             else:
                 spread = rows[0].shape[1] * float(np.mean([r.var(dtype=np.float64) for r in rows]))
-                yield name, _mean(rows, scores=True) / 2 + 1 / (spread * yardstick.scores[name])
+                yield name, _worth(_mean(rows, scores=True)) + 1 / (spread * yardstick.scores[name])
+
+
+def _worth(likely: Array) -> Array:
+    return (ALIKE / len(likely) + (1 - ALIKE) * likely) / 2
 
 
 def _mean(rows: list[Array], scores: bool = False) -> Array:

@@ -42,12 +42,12 @@ def test_small_errors_of_scores_do_the_harm_that_was_said(end: str) -> None:
         np.float64
     )
     p = np.exp(log_softmax(scores))
-    assert np.allclose(found["z"], p.mean(0) / 2, rtol=0.3, atol=2e-3)
+    assert np.allclose(found["z"], p.mean(0) / 3 + 1 / 6 / CLASSES, rtol=0.3, atol=2e-3)
     assert (found["z"].sum() > 0.5 + 1e-4) == (end == "z")  # squared distances of scores count a little
     errors = 0.01 * np.random.default_rng(1).standard_normal(scores.shape)
     moved = (p * (log_softmax(scores) - log_softmax(scores + errors))).sum(1).mean()
-    assert moved <= (np.square(errors) @ found["z"]).mean() * 1.01
-    assert moved >= (np.square(errors) @ (p.mean(0) / 2)).mean() / 8
+    foretold = (np.square(errors) @ found["z"]).mean()
+    assert foretold / 8 < moved < foretold
 
 
 def test_values_that_are_no_classes_count_alike() -> None:
