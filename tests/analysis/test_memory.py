@@ -24,6 +24,16 @@ def test_the_peak_is_the_largest_sum_of_what_is_alive() -> None:
     assert all(t.name != "t2" for t in live_tensors(model.graph))
 
 
+def test_what_constants_make_is_no_activation() -> None:
+    """A classifier that is the word table, turned."""
+    model = models.loaded(models.tied_language_model())
+    seen = api.make_context(model).observation(model)
+    assert {"t3", "t4"} & {t.name for t in live_tensors(model.graph)}
+    (turned,) = (n.outputs[0].name for n in model.graph.nodes if n.op == "Transpose")
+    assert turned in seen.shapes
+    assert all(t.name != turned for t in live_tensors(model.graph))
+
+
 def test_types_are_followed() -> None:
     b = Builder()
     b.node("Cast", b.node("Greater", "x", b.value([0.0], "float32")), outputs=["y"], to=1)
