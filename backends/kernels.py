@@ -40,9 +40,9 @@ class Kernels:
 
 def kernel_times(model: Model, feeds: Feeds, threads: int = 1, seconds: float = SECONDS) -> Kernels:
     """Time a model and its kernels, each for about `seconds`."""
-    whole = min(_repeat(Session(model, threads=threads), feeds, seconds))
+    whole = min(_repeat(Session(model, threads=threads, timed=True), feeds, seconds))
     with tempfile.TemporaryDirectory(prefix="pruneopt-") as folder:
-        session = Session(model, threads=threads, profile=os.path.join(folder, "kernels"))
+        session = Session(model, threads=threads, timed=True, profile=os.path.join(folder, "kernels"))
         times = _repeat(session, feeds, seconds)
         events = json.loads(Path(session.profiled()).read_text())
     kernels = _kernels(events, 1 + len(times))

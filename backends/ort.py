@@ -71,7 +71,7 @@ class OnnxRuntime:
         self, a: Model, b: Model, feeds: Feeds, threads: int = 1, seconds: float = 1.0
     ) -> tuple[Timing, Timing]:
         """Latency of two models on the same feeds, in turns, for about so many seconds."""
-        sessions = [Session(a, threads=threads), Session(b, threads=threads)]
+        sessions = [Session(a, threads=threads, timed=True), Session(b, threads=threads, timed=True)]
         first, second = interleaved(sessions, [feeds, feeds], seconds)
         return first, second
 

@@ -44,7 +44,8 @@ class Session:
     of `shapes` the size of that tensor is returned as well, as an int64 array named `shape_key(name)`.
     `optimize=False` runs the graph as it is written, which also loads faster. With `profile`, the start of a
     file's path, the times of all kernels are written down. `library` is a file with kernels of the model's own.
-    `lean` makes no second copies of large weights, which costs a little time. Raises `PruneoptError` where ONNX
+    `lean` makes no second copies of large weights, which costs a little time. The threads of a session that is `timed`
+    keep to cores of their own. Raises `PruneoptError` where ONNX
     Runtime cannot load the model.
     """
 
@@ -58,6 +59,7 @@ class Session:
         profile: str = "",
         library: Path | None = None,
         lean: bool = False,
+        timed: bool = False,
     ) -> None:
         self._model = for_runtime(model)  # the session reads weights where they are
         make_room(self._model.weights)
@@ -65,7 +67,8 @@ class Session:
         options = _options(self._model, optimize, profile, library, lean)
         # Plain runs check models, they do not time them: no core need wait while a large one is read.
         reads = not optimize and self._model.in_files > LARGE_MODEL
-        self.cores = share(options, 0 if reads else threads)
+        options.intra_op_num_threads = 0 if reads else threads
+        self.cores = share(options, threads) if timed else []
         self._session = _loaded(self._model, options)
         # One thread's own time leaves out what other programs take from it.
         self.clock = time.thread_time if threads == 1 and FINE else time.perf_counter

@@ -96,7 +96,7 @@ def _feeds(model: Model, tokens: int) -> dict[str, Any]:
 
 def cpu_ratio(a: Model, b: Model, feeds: dict[str, Any]) -> float:
     """CPU time of `b` as a share of that of `a`: the median over rounds in turns."""
-    sessions = [Session(a, threads=1), Session(b, threads=1)]
+    sessions = [Session(a, timed=True), Session(b, timed=True)]
     for session in sessions:
         session.run(feeds)
     ratios = []

@@ -30,7 +30,7 @@ def ratio(a: Model, b: Model, library: Path, feeds: Feeds, threads: int) -> floa
     """Latency of `a` over that of `b`, in turns; both may have kernels of the library."""
     found = []
     for _ in range(LOADS):
-        sessions = [Session(model, threads=threads, library=library) for model in (b, a)]
+        sessions = [Session(model, threads=threads, library=library, timed=True) for model in (b, a)]
         found.append(interleaved(sessions, [feeds, feeds], SECONDS, ROUNDS)[1].ratio_to_first)
     return statistics.median(found)
 
