@@ -173,8 +173,8 @@ class _Product:
     def _before(self, matrix: Array) -> str:
         """The product reads its input times a matrix; a product of its own before it takes the matrix in."""
         data = self.node.inputs[0]
-        if _is_linear(data.inputs[0] if data.inputs else None) and only_reader(data, self.ends) is self.node:
-            maker = data.inputs[0]
+        maker = _linear(data.inputs[0] if data.inputs else None)
+        if maker is not None and only_reader(data, self.ends) is self.node:
             data, matrix = maker.inputs[0], values(maker.inputs[1]).astype(np.float64) @ matrix
         inner = gs.Variable(self.names.new(f"{self.node.outputs[0].name}_inner"), np.float32)
         self._insert("MatMul", [data, self._weight(inner, matrix)], inner, self.node)
@@ -184,8 +184,8 @@ class _Product:
     def _behind(self, node: gs.Node, matrix: Array) -> None:
         """Readers of a lookup read it times a matrix; a product that alone does takes the matrix in."""
         out = node.outputs[0]
-        reader = only_reader(out, self.ends)
-        if _is_linear(reader) and reader.inputs[0] is out:
+        reader = _linear(only_reader(out, self.ends))
+        if reader is not None and reader.inputs[0] is out:
             matrix, out = matrix @ values(reader.inputs[1]).astype(np.float64), reader.outputs[0]
             reader.outputs = []
         inner = gs.Variable(self.names.new(f"{out.name}_turned"), np.float32)
@@ -208,10 +208,10 @@ class _Product:
         self.graph.nodes.insert(place_of(self.graph.nodes, beside) + after, made)
 
 
-def _is_linear(node: gs.Node | None) -> bool:
-    """Whether it multiplies by a constant matrix."""
+def _linear(node: gs.Node | None) -> gs.Node | None:
+    """The node if it multiplies by a constant matrix."""
     known = node.inputs[1] if node is not None and node.op == "MatMul" else None
-    return isinstance(known, gs.Constant) and len(known.shape) == 2
+    return node if isinstance(known, gs.Constant) and len(known.shape) == 2 else None
 
 
 def _second_moments(model: Model, wide: list[Consumer], context: Context) -> dict[str, Array]:

@@ -6,7 +6,7 @@ order: products, sums and norms do not mind. So a permutation of inputs goes int
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
 import numpy as np
@@ -29,28 +29,29 @@ WORTH = 1e-3  # of a weight's scores: for less, features stay where they are
 
 
 def orders(
-    analysis: Analysis, scores: Mapping[Consumer, Array], pattern: Pattern
+    analysis: Analysis, scores: Mapping[Consumer, Callable[[], Array]], pattern: Pattern
 ) -> tuple[dict[Axis, Order], float]:
     """Permutations of atoms by which the pattern keeps more of the scores.
 
     Args:
         analysis: of the graph.
-        scores: of the layers' weights, shape [outputs, features].
+        scores: work out those of the layers' weights, shape [outputs, features].
         pattern: an N:M pattern.
 
     Returns:
         The new order of each atom that gains by one, and the share of all scores that is kept more.
     """
-    found, gained = {}, 0.0
+    found, gained, whole = {}, 0.0, 0.0
     for atom in dict.fromkeys(find(c.input_axis) for c in scores):
+        reading = [score for c, score in scores.items() if find(c.input_axis) is atom]
+        totals = np.sum([score().sum(0, dtype=np.float64) for score in reading], axis=0)
+        whole += float(totals.sum())
         if _is_free(analysis, atom):
-            reading = [s for c, s in scores.items() if find(c.input_axis) is atom]
-            totals = np.sum([s.sum(0) for s in reading], axis=0)
             order = dealt(totals, pattern)
-            more = sum(_kept(s[:, order], pattern) - _kept(s, pattern) for s in reading)
+            more = sum(_gain(score(), order, pattern) for score in reading)
             if more > WORTH * float(totals.sum()):
                 found[atom], gained = order, gained + more
-    return found, gained / (sum(float(s.sum()) for s in scores.values()) or 1.0)
+    return found, gained / (whole or 1.0)
 
 
 def dealt(totals: Array, pattern: Pattern) -> Order:
@@ -118,5 +119,9 @@ def _is_free(analysis: Analysis, atom: Axis) -> bool:
     return atom.kind is Kind.ATOM and atom.static and not atom.frozen and not listed
 
 
+def _gain(scores: Array, order: Order, pattern: Pattern) -> float:
+    return _kept(scores[:, order], pattern) - _kept(scores, pattern)
+
+
 def _kept(scores: Array, pattern: Pattern) -> float:
-    return float((scores * pattern.keep(scores, 0.0)).sum())
+    return float((scores * pattern.keep(scores, 0.0)).sum(dtype=np.float64))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -107,17 +108,28 @@ def applied(model: Model, changes: Iterable[tuple[Consumer, Change]]) -> Model:
     return made
 
 
-def look(model: Model, layers: Sequence[Consumer], context: Context) -> Iterator[tuple[Consumer, Array]]:
-    """The relative importance of each layer's weights in the model as it is; shape [groups * outputs, features]."""
+def look(
+    model: Model, layers: Sequence[Consumer], context: Context
+) -> Iterator[tuple[Consumer, Callable[[], Array]]]:
+    """The relative importance of each layer's weights in the model as it is; shape [groups * outputs, features].
+
+    Worked out when asked for: of all layers together it takes as much room as the model.
+    """
     batches = split_batches(context.calibration)
     stream = Stream(model.copy(), context, batches) if batches else None
     for _, siblings in groupby(layers, key=same_rows):
         together = list(siblings)
         rows = measure(together[0], stream, Pattern(), LOOK, context.seed) if stream else None
         for consumer in together:
-            weight = consumer.as_matrix(values(consumer.use.constant)).astype(np.float32)
-            known = rows.squares.reshape(len(weight), -1) if rows else [None] * len(weight)
-            yield consumer, np.concatenate([importance(w, s) for w, s in zip(weight, known, strict=True)])
+            yield consumer, partial(_importance, consumer, rows.squares if rows else None)
+
+
+def _importance(consumer: Consumer, squares: Array | None) -> Array:
+    weight = consumer.as_matrix(values(consumer.use.constant)).astype(np.float32)
+    known = (
+        squares.reshape(len(weight), -1).astype(np.float32) if squares is not None else [None] * len(weight)
+    )
+    return np.concatenate([importance(w, s) for w, s in zip(weight, known, strict=True)])
 
 
 def same_rows(consumer: Consumer) -> tuple[object, ...]:

@@ -163,7 +163,7 @@ def test_importance_sees_the_layer_s_own_features(kind: str) -> None:
         [d["x"].swapaxes(-1, -2).reshape(-1, 30) if kind == "columns" else d["x"] for d in data]
     )
     assert np.allclose(rows.whole[0].matrix, x.T.astype(np.float64) @ x / len(x), rtol=1e-3, atol=1e-3)
-    assert next(look(model, [consumer], context))[1].shape == (24, 30)
+    assert next(look(model, [consumer], context))[1]().shape == (24, 30)
 
 
 @pytest.mark.parametrize("op", ["DequantizeLinear", "MatMulInteger"])
