@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.axes import Axis, find
+from pruneopt.analysis.axes import Axis, find, is_free
 from pruneopt.analysis.infer import Analysis, analyse
 from pruneopt.arrays import Array
 from pruneopt.model import Model, makers, values
@@ -40,17 +40,25 @@ from pruneopt.passes.statistics.stakes import Stakes
 from pruneopt.passes.statistics.stream import Stream, hold_out, split_batches
 
 WIDE = 16  # outputs per feature, at least: another product of features x features is little beside it then
+FEWEST = 16  # features
 DAMPING = 1e-6  # of the mean square: keeps the basis well conditioned
 LEAST = 1e-12  # of the largest worth: directions that nothing hears
 
 
 @dataclass(frozen=True)
 class Factor:
-    """Give products of far more outputs than features an inner width of their own; needs calibration data."""
+    """Give products of far more outputs than features an inner width of their own; needs calibration data.
+
+    Attributes:
+        leave: names of outputs of products, joined by `|`, that stay one.
+    """
+
+    leave: str = ""
 
     def run(self, model: Model, context: Context) -> Outcome:
         """The model with such products written as two; the model as it is where there are none."""
-        wide = list(_wide(model, context)) if context.calibration else []
+        found = _wide(model, context) if context.calibration else ()
+        wide = [consumer for consumer in found if consumer.name not in self.leave.split("|")]
         if not wide:
             return Outcome(model, {"factored": []})
         context.progress(f"factor {len(wide)} wide products")
@@ -70,14 +78,13 @@ class Factor:
         return Outcome(copy, {"factored": entries}, Unchanged(model, context.feeds))
 
 
-def is_wasted(entry: Mapping[str, Any], analysis: Analysis, kept: Mapping[Axis, int]) -> bool:
-    """Whether one of the products takes as many multiplications as before, at these sizes; `entry` is of `Factor`."""
+def wasted(entry: Mapping[str, Any], analysis: Analysis, kept: Mapping[Axis, int]) -> Iterator[str]:
+    """The products that take as many multiplications as before, at these sizes; `entry` is of `Factor`."""
     for each in entry.get("factored", ()):
         atom, features, outputs = find(analysis.axes[each["inner"]][-1]), each["features"], each["outputs"]
         spent = kept.get(atom, features) * (features + outputs) + each["lookups"] * features**2
         if spent >= features * outputs:
-            return True
-    return False
+            yield each["name"]
 
 
 @dataclass(frozen=True)
@@ -103,15 +110,14 @@ class Basis:
 
 
 def _wide(model: Model, context: Context) -> Iterator[Consumer]:
-    """Products of float32 weights that are their own, or tables of which else only rows are looked up."""
+    """Products that lose no outputs, by float32 weights of their own or by tables in which else rows are looked up."""
     analysis = analyse(model, context.observation(model), context.keep)
     names = Names(model.graph)
     for consumer in find_consumers(analysis, made=True):
         node, weight = consumer.node, consumer.use.constant
-        plain = (
-            node.op in ("MatMul", "Gemm") and find(consumer.input_axis).static and weight.dtype == np.float32
-        )
-        if plain and consumer.outputs[1] >= WIDE * consumer.features:
+        plain = node.op in ("MatMul", "Gemm") and weight.dtype == np.float32
+        stay = find(consumer.input_axis).static and not is_free(consumer.output_axis)
+        if plain and stay and FEWEST <= consumer.features <= consumer.outputs[1] / WIDE:
             product = _Product(node, model.graph, names)
             known = (node.name, consumer.name, product.weight.name if product.weight else "")
             kept = any(fnmatchcase(name, pattern) for name in known for pattern in context.keep)

@@ -23,7 +23,7 @@ from pruneopt.passes.context import Context
 from pruneopt.passes.criteria import WEIGHTS_ONLY, find_criterion
 from pruneopt.passes.exact.duplicates import merge_duplicates
 from pruneopt.passes.exact.identities import drop_dead
-from pruneopt.passes.factor import Factor, is_wasted
+from pruneopt.passes.factor import Factor, wasted
 from pruneopt.passes.learning.gradients import gradients
 from pruneopt.passes.options import Budgeted, check_names, check_share
 from pruneopt.passes.pipeline import Pipeline
@@ -128,23 +128,27 @@ class Width(Budgeted):
         return points
 
     def _seen(
-        self, model: Model, context: Context, factored: bool = True
+        self, model: Model, context: Context, leave: str = ""
     ) -> tuple[dict[str, Any], Analysis, list[Group], Evidence]:
-        """What a plan is made of, looked at once per run, and what there is to say of the basis."""
-        turned, said = self._turned(model, context, factored)
+        """What a plan is made of, looked at once per run, and what there is to say of the basis.
+
+        `leave`: the wide products that are not made two.
+        """
+        turned, said = self._turned(model, context, leave)
         study = (self.coupled, self.only, self.axes, self.criterion, self.loss, self._measures(context))
         found = context.once((id(turned), *study), lambda: self._study(turned, context))
         return said, *found
 
-    def _carried_out(self, model: Model, context: Context, factored: bool = True) -> Outcome:
-        said_before, analysis, groups, evidence = self._seen(model, context, factored)
+    def _carried_out(self, model: Model, context: Context, leave: str = "") -> Outcome:
+        said_before, analysis, groups, evidence = self._seen(model, context, leave)
         if context.calibration:
             batches = context.calibration
             evidence.learn = lambda: gradients(analysis.model, batches, self.loss, context.seed)
             evidence.look = lambda names: context.session(analysis.model, names).run(batches[0])
         kept, said = self._kept(analysis, groups, evidence, context)
-        if factored and any(is_wasted(entry, analysis, kept) for entry in said_before.get("basis", ())):
-            return self._carried_out(model, context, factored=False)
+        whole = [name for entry in said_before.get("basis", ()) for name in wasted(entry, analysis, kept)]
+        if whole:
+            return self._carried_out(model, context, "|".join([*whole, leave]))
         if self._measures(context):
             said |= {"foreseen": foreseen(groups, kept, evidence)}
         masks = self._select(groups, kept, evidence)
@@ -182,16 +186,14 @@ class Width(Budgeted):
             return self.plan == "measured" and self.ratio is None
         return self.criterion in (None, "obs")
 
-    def _turned(self, model: Model, context: Context, factored: bool) -> tuple[Model, dict[str, Any]]:
+    def _turned(self, model: Model, context: Context, leave: str) -> tuple[Model, dict[str, Any]]:
         """The model in the basis to plan in, proved to be the same, and what there is to say of it."""
         wanted = self.basis == "svd" or (self.basis is None and self._measures(context))
         if not wanted or not context.calibration:
             return model, {}
-        turning = Pipeline((Unmerge(), Rotate(), *([Factor()] if factored else [])))
+        turning = Pipeline((Unmerge(), Rotate(), Factor(leave)))
         aim = context.aim
-        outcome, _ = context.once(
-            (id(model), "basis", factored), lambda: (turning.run(model, context), model)
-        )
+        outcome, _ = context.once((id(model), "basis", leave), lambda: (turning.run(model, context), model))
         context.aim = aim
         return outcome.model, {"basis": outcome.entry["passes"]}
 
