@@ -192,9 +192,9 @@ class Width(Budgeted):
         if not wanted or not context.calibration:
             return model, {}
         turning = Pipeline((Unmerge(), Rotate(), Factor(leave)))
-        aim = context.aim
+        before = context.aim, context.claim  # a claim holds the model between the steps
         outcome, _ = context.once((id(model), "basis", leave), lambda: (turning.run(model, context), model))
-        context.aim = aim
+        context.aim, context.claim = before
         return outcome.model, {"basis": outcome.entry["passes"]}
 
     def _wants(self, group: Group, analysis: Analysis, measured: bool) -> bool:
