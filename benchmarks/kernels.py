@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
-from benchmarks.near import while_near
+from benchmarks.undisturbed import while_undisturbed
 from pruneopt.backends.cores import cores
 from pruneopt.backends.turns import steady
 from pruneopt.model import Model
@@ -176,7 +176,7 @@ def timed(
 ) -> dict[str, float]:
     """Median seconds of each, in turns; `others` take their time themselves.
 
-    Several threads are timed while their processors share a cache, as far as they come to do so.
+    Several threads are timed while their processors are undisturbed, as far as they come to be so.
     """
     own = cores(threads) if threads > 1 else []
     clocks = {name: clocked(run, threads) for name, run in runs.items()} | dict(others or {})
@@ -185,7 +185,7 @@ def timed(
         clock()
     for _ in range(ROUNDS if threads == 1 else FEWER):
         for name, clock in clocks.items():
-            spent[name].append(while_near(clock, own))
+            spent[name].append(while_undisturbed(clock, own))
     return {name: statistics.median(times) for name, times in spent.items()}
 
 

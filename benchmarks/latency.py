@@ -4,8 +4,8 @@ Each model is pruned to `--latency 0.6` with 1 and with 2 threads, in processes 
 `benchmarks.accuracy` with their own calibration data, others without data unless `--calib` names some. What was
 written is then timed against the original in turns, afresh. The efficiency is the share of time saved over the share
 of multiply-accumulates saved. With one thread times are those of the thread itself, which other programs on
-the machine do not lengthen; with more they are those of the clock on the wall, on processors that share a cache as far
-as they come to do so (`benchmarks.near`), and a busy machine spoils them.
+the machine do not lengthen; with more they are those of the clock on the wall, on undisturbed processors as far
+as they come to do so (`benchmarks.undisturbed`), and a busy machine spoils them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.accuracy import feeds
 from benchmarks.accuracy.tasks import TASKS, load
 from benchmarks.isolated import run
-from benchmarks.near import near
+from benchmarks.undisturbed import wait
 from benchmarks.zoo import files
 from pruneopt.backends.cores import cores
 
@@ -30,14 +30,14 @@ SECONDS = 4.0  # that two models are timed in turns
 
 TIMED = """
 import json, sys
-from benchmarks.near import while_near
+from benchmarks.undisturbed import while_undisturbed
 from pruneopt import api
 from pruneopt.backends.cores import cores
 from pruneopt.backends.ort import OnnxRuntime
 before, after = map(api.load, sys.argv[1:3])
 threads, seconds = int(sys.argv[3]), float(sys.argv[4])
 feeds = api.make_context(before).feeds[-1]
-first, second = while_near(lambda: OnnxRuntime().compare(before, after, feeds, threads, seconds), cores(threads))
+first, second = while_undisturbed(lambda: OnnxRuntime().compare(before, after, feeds, threads, seconds), cores(threads))
 print(json.dumps({"ms": first.median_ms, "ratio": second.ratio_to_first, "spread": second.spread}))
 """
 
@@ -73,7 +73,7 @@ def measure(path: Path, calib: str | None, threads: int, options: argparse.Names
         out = str(Path(folder) / "small.onnx")
         wanted = ["--passes", options.passes] if options.passes else ["--latency", str(options.latency)]
         wanted += ["--calib", calib] if calib else []
-        near(cores(threads))
+        wait(cores(threads))
         command = ["-m", "pruneopt", str(path), "-o", out, *wanted, "--threads", str(threads), "--json", "-q"]
         ran = run([sys.executable, *command], options.limit)
         record |= {"code": ran.code, "seconds": ran.seconds, "cpu": ran.cpu}
