@@ -1,8 +1,9 @@
 """What an error of each entry of a linear layer's output is worth, where the layer makes scores of classes.
 
 For small errors d of scores whose softmax is p, KL(p || q) is half the variance of d under p, at most half the sum of
-p_i d_i^2: a class that never is likely hardly matters. But of rare classes some samples say little, so that a part of
-the worth is shared by all alike; and `damage` counts squared distances of scores a little, too.
+p_i d_i^2: a class that never is likely hardly matters. But some samples say little of rare classes: of the likelihood, as
+much belongs to classes that they do not show as to those that they show once (Good 1953), and all share it alike. And
+`damage` counts squared distances of scores a little, too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from pruneopt.passes.statistics.damage import Yardstick, outputs
 from pruneopt.passes.statistics.readings import is_linear, is_softmax, log_softmax
 
 FEW = 8  # batches that are looked at
-ALIKE = 1 / 3  # of the worth that is shared by all classes
 ROWS = 64  # at once
 
 
@@ -57,22 +57,22 @@ def _outputs(model: Model, context: Context) -> Iterator[tuple[str, Array]]:
         if len({array.shape[-1] for array in arrays}) == 1:
             rows = [array.reshape(-1, array.shape[-1]) for array in arrays]
             if name in yardstick.probabilities:
-                yield name, _worth(_mean(rows))
+                yield name, _worth(rows)
             else:
                 spread = rows[0].shape[1] * float(np.mean([r.var(dtype=np.float64) for r in rows]))
-                yield name, _worth(_mean(rows, scores=True)) + 1 / (spread * yardstick.scores[name])
+                yield name, _worth(rows, scores=True) + 1 / (spread * yardstick.scores[name])
 
 
-def _worth(likely: Array) -> Array:
-    return (ALIKE / len(likely) + (1 - ALIKE) * likely) / 2
-
-
-def _mean(rows: list[Array], scores: bool = False) -> Array:
-    """Mean probability of each class."""
-    total = np.zeros(rows[0].shape[-1])
+def _worth(rows: list[Array], scores: bool = False) -> Array:
+    """Half of how likely each class is, as far as these rows can tell."""
+    counts = np.zeros(rows[0].shape[-1])
     for block in (r[i : i + ROWS].astype(np.float64) for r in rows for i in range(0, len(r), ROWS)):
-        total += (np.exp(log_softmax(block)) if scores else block).sum(0)
-    return total / sum(map(len, rows))
+        counts += (np.exp(log_softmax(block)) if scores else block).sum(0)
+    unseen = float((counts * np.exp(-counts)).sum()) / len(
+        counts
+    )  # a class that comes up c times by the mean
+    found: Array = (counts + unseen) / (counts + unseen).sum() / 2
+    return found
 
 
 def _scores_of(tensor: gs.Tensor) -> gs.Tensor:
