@@ -1,9 +1,9 @@
 """What an error of each entry of a linear layer's output is worth, where the layer makes scores of classes.
 
 For small errors d of scores whose softmax is p, KL(p || q) is half the variance of d under p, at most half the sum of
-p_i d_i^2: a class that never is likely hardly matters. But some samples say little of rare classes: of the likelihood, as
-much belongs to classes that they do not show as to those that they show once (Good 1953), and all share it alike. And
-`damage` counts squared distances of scores a little, too.
+p_i d_i^2: a class that never is likely hardly matters. But some samples say little of rare classes: of the likelihood,
+as much belongs to classes that they do not show as to those that they show once (Good 1953), and all share it alike.
+And `damage` counts squared distances of scores a little, too.
 """
 
 from __future__ import annotations

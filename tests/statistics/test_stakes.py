@@ -51,7 +51,7 @@ def test_small_errors_of_scores_do_the_harm_that_was_said(end: str) -> None:
 
 
 def test_classes_that_few_samples_show_once_speak_for_those_that_they_do_not_show() -> None:
-    """Of 400 classes a few samples show less than a tenth, each about once; of ten they show all, often."""
+    """Of 400 classes some samples show less than half, most of them once; of ten they show all, often."""
     text = (
         '<ir_version: 8, opset_import: ["": 17]> g (float[n, 400] x) => (float[n, 400] y) { y = Softmax(x) }'
     )
@@ -59,13 +59,13 @@ def test_classes_that_few_samples_show_once_speak_for_those_that_they_do_not_sho
     rng = np.random.default_rng(0)
 
     def share_of_others(classes: int) -> float:
-        drawn = rng.integers(0, classes, 64)
+        drawn = rng.integers(0, classes, 200)
         x = 20 * np.eye(400, dtype=np.float32)[drawn]
         found = Stakes.of(model, api.make_context(model, calib=[{"x": x}])).of_outputs["y"]
         return float(np.delete(found, drawn).sum() / found.sum())
 
     assert share_of_others(10) < 1e-3
-    assert 0.2 < share_of_others(400) < 0.5
+    assert 0.1 < share_of_others(400) < 0.5
 
 
 def test_values_that_are_no_classes_count_alike() -> None:
