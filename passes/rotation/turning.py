@@ -50,6 +50,7 @@ class Editor:
         node.inputs[use.slot] = self._made[key]
         if old.name in self._origin and not old.outputs:  # a step on the way, that nobody waits for
             old.values = np.empty(0, np.float32)
+            self._made = {key: made for key, made in self._made.items() if made is not old}
 
     def restore_names(self) -> None:
         """What a constant became takes its name, where nothing uses the constant itself any more."""

@@ -87,6 +87,20 @@ def test_layer_norms_lose_mean_gain_and_shift(opset: int) -> None:
     assert float(entry["equivalence"]["max_rel_error"]) < 1e-5  # type: ignore[index]
 
 
+def test_streams_that_share_a_constant_are_turned_each() -> None:
+    """Equal biases are often one constant: centred for both streams, and turned for each (SegFormer)."""
+    b = Builder()
+    shared, x = b.value(b.rng.standard_normal(WIDTH), np.float32), "x"
+    for _ in range(2):
+        x = b.node("Add", b.node("MatMul", x, b.weight(6, WIDTH)), shared)
+        x = block(b, x, layer_norm(b, x))
+        x = b.node("Relu", b.node("MatMul", layer_norm(b, x), b.weight(WIDTH, 6)))
+    b.node("MatMul", x, b.weight(6, 5), outputs=["y"])
+    _, entry = rotated(b.model({"x": ["n", "s", 6]}, {"y": ["n", "s", 5]}, 20))
+    assert entry["streams"] == 2
+    assert float(entry["equivalence"]["max_rel_error"]) < 1e-5  # type: ignore[index]
+
+
 def test_the_last_directions_of_a_narrow_stream_are_empty() -> None:
     """Six inputs and a bias span seven directions before the first block."""
     outcome, _ = rotated(net(layer_norm))
