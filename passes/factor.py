@@ -64,6 +64,7 @@ class Factor:
         context.progress(f"factor {len(wide)} wide products")
         stakes = Stakes.of(model, context).of_layers(model.graph)
         squares = _second_moments(model, wide, context)
+        wide = [consumer for consumer in wide if np.isfinite(squares[consumer.data]).all()]
         copy = model.copy()
         nodes, names = makers(copy.graph), Names(copy.graph)
         entries = []
@@ -98,9 +99,10 @@ class Basis:
     def of(cls, square: Array, worth: Array) -> Basis:
         """In which x, of these second moments, has orthogonal entries, and so are the errors of removing them."""
         size = len(square)
-        lower = np.linalg.cholesky(square + DAMPING * np.trace(square) / size * np.eye(size))
+        level = float(np.trace(square)) / size or 1.0
+        lower = np.linalg.cholesky(square + DAMPING * level * np.eye(size))
         scale, vectors = np.linalg.eigh(lower.T @ worth @ lower)
-        scale = np.sqrt(np.maximum(scale, LEAST * scale[-1]))
+        scale = np.sqrt(np.maximum(scale, LEAST * (scale[-1] if scale[-1] > 0 else 1.0)))
         return cls(np.linalg.solve(lower.T, vectors) * scale, (vectors / scale).T @ lower.T)
 
     def turned(self, rows: Array) -> Array:

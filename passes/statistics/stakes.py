@@ -33,7 +33,11 @@ class Stakes:
     @classmethod
     def of(cls, model: Model, context: Context) -> Stakes:
         """Looked at once per run: what follows may turn a model, but not what its outputs are."""
-        found: Stakes = context.once("stakes", lambda: cls(dict(_outputs(model, context))))
+
+        def look() -> Stakes:
+            return cls({name: worth for name, worth in _outputs(model, context) if np.isfinite(worth).all()})
+
+        found: Stakes = context.once("stakes", look)
         return found
 
     def of_layers(self, graph: gs.Graph) -> dict[str, Array]:

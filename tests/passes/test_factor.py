@@ -158,6 +158,16 @@ def test_few_outputs_other_readers_and_what_is_to_stay_are_left() -> None:
     assert left(shared)
 
 
+def test_what_says_nothing_of_a_basis_is_no_trouble() -> None:
+    """Weights of zeros, and inputs that are always zero."""
+    for name in ("v", "w2", "w"):
+        model = language_model("own")
+        constant = next(t for t in model.graph.tensors().values() if t.name == name)
+        constant.values = np.zeros(constant.shape, np.float32)
+        outcome = Pipeline((Factor(),)).run(model, api.make_context(model, calib=words()))
+        assert all(np.isfinite(array).all() for array in constants(outcome.model).values())
+
+
 def test_without_data_there_is_no_basis() -> None:
     model = language_model()
     assert Factor().run(model, api.make_context(model)).model is model
