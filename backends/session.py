@@ -44,9 +44,8 @@ class Session:
     of `shapes` the size of that tensor is returned as well, as an int64 array named `shape_key(name)`.
     `optimize=False` runs the graph as it is written, which also loads faster. With `profile`, the start of a
     file's path, the times of all kernels are written down. `library` is a file with kernels of the model's own.
-    `lean` makes no second copies of large weights, which costs a little time. The threads of a session that is `timed`
-    keep to cores of their own. Raises `PruneoptError` where ONNX
-    Runtime cannot load the model.
+    `lean` makes no second copies of large weights, which costs a little time. The threads of a session that is
+    `timed` keep to cores of their own. Raises `PruneoptError` where ONNX Runtime cannot load the model.
     """
 
     def __init__(

@@ -112,18 +112,22 @@ class Basis:
 
 
 def _wide(model: Model, context: Context) -> Iterator[Consumer]:
-    """Products that lose no outputs, by float32 weights of their own or by tables in which else rows are looked up."""
+    """Products that lose no outputs, by float32 weights of their own or by tables in which else rows are looked up.
+
+    Bodies of control flow are not looked into, and what they read is left.
+    """
     analysis = analyse(model, context.observation(model), context.keep)
-    names = Names(model.graph)
+    names, outer = Names(model.graph), {id(node) for node in model.graph.nodes}
     for consumer in find_consumers(analysis, made=True):
         node, weight = consumer.node, consumer.use.constant
-        plain = node.op in ("MatMul", "Gemm") and weight.dtype == np.float32
+        plain = node.op in ("MatMul", "Gemm") and weight.dtype == np.float32 and id(node) in outer
         stay = find(consumer.input_axis).static and not is_free(consumer.output_axis)
         if plain and stay and FEWEST <= consumer.features <= consumer.outputs[1] / WIDE:
             product = _Product(node, model.graph, names)
             known = (node.name, consumer.name, product.weight.name if product.weight else "")
             kept = any(fnmatchcase(name, pattern) for name in known for pattern in context.keep)
-            if product.is_free() and not kept:
+            inside = all(id(each) in outer for each in product.lookups())
+            if product.is_free() and inside and not kept:
                 yield consumer
 
 

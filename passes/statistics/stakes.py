@@ -72,9 +72,8 @@ def _worth(rows: list[Array], scores: bool = False) -> Array:
     counts = np.zeros(rows[0].shape[-1])
     for block in (r[i : i + ROWS].astype(np.float64) for r in rows for i in range(0, len(r), ROWS)):
         counts += (np.exp(log_softmax(block)) if scores else block).sum(0)
-    unseen = float((counts * np.exp(-counts)).sum()) / len(
-        counts
-    )  # a class that comes up c times by the mean
+    shown_once = float((counts * np.exp(-counts)).sum())  # of classes that come up so often in the mean
+    unseen = shown_once / len(counts)
     found: Array = (counts + unseen) / (counts + unseen).sum() / 2
     return found
 
@@ -86,10 +85,10 @@ def _scores_of(tensor: gs.Tensor) -> gs.Tensor:
 
 
 def _makes(tensor: gs.Tensor) -> Iterator[str]:
-    """The names under which a linear layer's output is known: with its bias and without."""
+    """The names under which a linear layer's output is known: with its bias and without, and less its maximum."""
     while tensor.inputs:
         yield tensor.name
         node = tensor.inputs[0]
-        if node.op != "Add":
+        if node.op not in ("Add", "Sub"):
             return
         tensor = next((t for t in node.inputs if isinstance(t, gs.Variable)), node.inputs[0])

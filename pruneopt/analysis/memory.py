@@ -15,9 +15,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.bodies import has_body
-from pruneopt.analysis.observe import Observation
-from pruneopt.model import RANDOM, Model
+from pruneopt.analysis.observe import Observation, derived_tensors
+from pruneopt.model import Model
 
 VIEWS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 TRUTHS = set("And Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual Not Or Xor".split())
@@ -48,8 +47,8 @@ def live_tensors(graph: gs.Graph) -> list[Live]:
         for tensor in _reads(node):
             last[owner.get(tensor.name, tensor.name)] = i
         first |= {t.name: i for t in node.outputs if t.name and owner[t.name] == t.name}
-    for name in _folded(graph):
-        del first[name]
+    for name in derived_tensors(graph, shapes=False):
+        first.pop(name, None)
     end = len(graph.nodes) - 1
     last |= {owner.get(t.name, t.name): end for t in graph.outputs}
     sizes = _itemsizes(graph)
@@ -63,17 +62,6 @@ def activation_bytes(model: Model, seen: Observation, run: int = -1) -> int:
         shape = seen.shapes.get(tensor.name, ())
         sums[tensor.span] += tensor.itemsize * prod(size[run] for size in shape)
     return int(sums.max())
-
-
-def _folded(graph: gs.Graph) -> set[str]:
-    """Names of the tensors with memory of their own that constants alone decide."""
-    made: set[str] = set()
-    for node in graph.nodes:
-        known = all(isinstance(t, gs.Constant) or not t.name or t.name in made for t in node.inputs)
-        if known and node.inputs and node.op not in RANDOM and not has_body(node):
-            made |= {t.name for t in node.outputs if t.name}
-    owner = _owners(graph)
-    return {name for name in made if owner[name] == name}
 
 
 def _owners(graph: gs.Graph) -> dict[str, str]:

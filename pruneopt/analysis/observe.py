@@ -106,14 +106,14 @@ def _is_kept(value: object) -> bool:
     return isinstance(value, np.ndarray) and value.nbytes <= MOST
 
 
-def derived_tensors(graph: gs.Graph) -> set[str]:
-    """Names of the node outputs that depend on constants and shapes only."""
+def derived_tensors(graph: gs.Graph, shapes: bool = True) -> set[str]:
+    """Names of the node outputs that depend on constants and shapes only, or on constants alone."""
     derived: set[str] = set()
     for node in nodes_of(graph):
         if node.op in RANDOM or has_body(node):
             continue
         inputs = (t for t in node.inputs if t.name)
-        if node.op in ("Shape", "Size") or all(
+        if (shapes and node.op in ("Shape", "Size")) or all(
             isinstance(t, gs.Constant) or t.name in derived for t in inputs
         ):
             derived.update(t.name for t in node.outputs if t.name)

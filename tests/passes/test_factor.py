@@ -158,6 +158,23 @@ def test_few_outputs_other_readers_and_what_is_to_stay_are_left() -> None:
     assert left(shared)
 
 
+def test_what_bodies_of_control_flow_read_is_left() -> None:
+    """Words are looked up in one branch alone."""
+    text = (
+        f'<ir_version: 8, opset_import: ["": 17]> g (int64[b, t] ids, bool go, float[b, t, {WIDTH}] x) '
+        f"=> (float[b, t, {WORDS}] y) {{ h = If(go) <then_branch = one () => (float[b, t, {WIDTH}] o) "
+        f"{{ o = Gather(w, ids) }}, else_branch = two () => (float[b, t, {WIDTH}] q) {{ q = Identity(x) }}> "
+        "t2 = Transpose <perm = [1, 0]> (w) y = MatMul(h, t2) }"
+    )
+    proto = onnx.parser.parse_model(text)
+    table = np.random.default_rng(0).standard_normal((WORDS, WIDTH)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(table, "w"))
+    model = Model.from_proto(proto)
+    batches = [feeds | {"go": np.array(True), "x": np.zeros((4, 16, WIDTH), np.float32)} for feeds in words()]
+    outcome = Pipeline((Factor(),)).run(model, api.make_context(model, calib=batches))
+    assert not any(entry.get("factored") for entry in outcome.entry["passes"])
+
+
 def test_what_says_nothing_of_a_basis_is_no_trouble() -> None:
     """Weights of zeros, and inputs that are always zero."""
     for name in ("v", "w2", "w"):
