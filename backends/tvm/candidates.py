@@ -12,7 +12,7 @@ import numpy as np
 
 from pruneopt.backends.tvm.cost import cycles
 from pruneopt.backends.tvm.layer import STRIP, Image, Layer, Schedule
-from pruneopt.backends.tvm.packing import Floats
+from pruneopt.backends.tvm.packing import WINDOW, Floats
 from pruneopt.backends.tvm.templates.image import layouts
 from pruneopt.backends.tvm.templates.positions import Positions
 
@@ -86,13 +86,11 @@ def _outputs(block: int, n: int, lanes: int) -> list[Schedule]:
 
 
 def _lookups(layer: Layer, n: int, lanes: int) -> list[Schedule]:
-    """All outputs at a time, or so many that threads can share them."""
-    blocks = -(-layer.outputs // lanes)
     return [
-        Schedule("lookup", lanes, rows, rows, 2 * lanes, span)
+        Schedule("lookup", wide * lanes, rows, rows)
         for rows in (1, 2, 4)
-        if rows <= n
-        for span in ((0, 32) if blocks > 32 else (0,))
+        for wide in (1, 2, 4)
+        if rows <= n and layer.inputs >= WINDOW and wide * lanes <= max(lanes, layer.outputs)
     ]
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from math import gcd
 
 from pruneopt.backends.tvm.layer import Layer, Schedule
-from pruneopt.backends.tvm.packing import order
+from pruneopt.backends.tvm.packing import SLID, order
 from pruneopt.backends.tvm.templates.outputs import CHAINS as PARTIAL
 from pruneopt.backends.tvm.templates.pieces import chunk_sizes
 from pruneopt.backends.tvm.templates.positions import CHAINS, Positions
@@ -28,7 +28,7 @@ APART = 1.0  # and where numbers of one position lie far apart, in memory pages 
 MOVED = 2  # cycles for each vector that is copied
 FILLED = 4  # and for one that is copied from farther away
 LOOKUP = 2  # cycles for the places and values of one step of lookups
-LARGEST = 1.77  # deviations from the mean that the largest of 16 normal numbers has
+LOOKED = 2  # and for the two vectors of a row
 RUN = 15  # cycles until a run of numbers far from the last one is on its way from or to memory
 TURNED = 7  # cycles for each vector that is transposed
 
@@ -38,7 +38,7 @@ def cycles(layer: Layer, schedule: Schedule, n: int, lanes: int, density: float)
     if schedule.template == "outputs":
         return _outputs(layer, schedule, n, lanes, density)
     if schedule.template == "lookup":
-        return _lookup(layer, schedule, n, density)
+        return _lookup(layer, schedule, n, lanes, density)
     return _positions(layer, schedule, n, lanes, density)
 
 
@@ -62,14 +62,13 @@ def _outputs(layer: Layer, schedule: Schedule, n: int, lanes: int, density: floa
     return turns * (density * layer.inputs * each + BRANCH + rows * wide * MOVED)
 
 
-def _lookup(layer: Layer, schedule: Schedule, n: int, density: float) -> float:
-    """A block takes as many steps as the output with most entries, of which the largest of 16 normal numbers is one."""
-    cut = order(layer, schedule)
-    mean = cut.depth * density
-    steps = min(cut.depth, mean + LARGEST * (mean * (1 - density)) ** 0.5)
-    rows = min(schedule.registers, n)
-    turns = layer.groups * cut.blocks * cut.stretches * -(-n // rows)
-    return float(turns * (steps * max(LOOKUP, rows) + BRANCH + rows * MOVED))
+def _lookup(layer: Layer, schedule: Schedule, n: int, lanes: int, density: float) -> float:
+    """Steps are more than entries of an output by a share that was measured at random zeros."""
+    density = max(density, RAREST)
+    steps = layer.inputs * density * (1 + ((1 - density) / (SLID * density)) ** 0.8)
+    rows, wide = min(schedule.registers, n), schedule.block // lanes
+    turns = layer.groups * order(layer, schedule).blocks * -(-n // rows)
+    return float(turns * (steps * (wide * max(LOOKUP, rows) + rows * LOOKED) + BRANCH + rows * wide * MOVED))
 
 
 def _positions(layer: Layer, schedule: Schedule, n: int, lanes: int, density: float) -> float:

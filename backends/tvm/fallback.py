@@ -87,7 +87,7 @@ def _weight(body: Body, plan: Plan) -> str:
         segment = body.shaped(body.op("Tile", body.shaped(segment, -1, 1), body.constant([1, cut.block])), -1)
     numbers = body.part(starts, cut.numbers, cut.numbers + cut.segments)
     block = _block(body, cut, segment, body.op("Gather", numbers, segment))
-    column = _column(body, plan, cut, segment)
+    column = _looked_up(body, cut) if plan.schedule.sliced else _column(body, plan, cut, segment)
     places = [block, column]
     if plan.schedule.sliced:
         entries = body.shaped("values", -1)
@@ -130,6 +130,13 @@ def _column(body: Body, plan: Plan, cut: Order, segment: str) -> str:
     within = body.op("Add", body.op("Mul", channel, body.constant(taps)), tap)
     stretch = body.divided(body.divided(segment, cut.span)[0], cut.stretches)[1]
     return body.op("Add", body.op("Mul", stretch, body.constant(cut.depth)), within)
+
+
+def _looked_up(body: Body, cut: Order) -> str:
+    """The input of each entry of a sliced schedule, from its place in a window."""
+    starts, offsets = (body.op("Cast", each, to=onnx.TensorProto.INT64) for each in ("starts", "offsets"))
+    windows = body.op("Slice", starts, body.constant([cut.firsts]), body.op("Shape", starts))
+    return body.shaped(body.op("Add", offsets, body.shaped(windows, -1, 1)), -1)
 
 
 def _entries(body: Body, plan: Plan, cut: Order, count: str, loop: str, number: str, mask: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # Part of every record and kernel name: raise it when a template changes what it makes of the same knobs.
-VERSION = 8
+VERSION = 9
 STRIP = 8  # outputs of a block whose sums are held in registers at the same time, where positions lie in the lanes
 
 
@@ -110,7 +110,7 @@ class Schedule:
 
     @property
     def sliced(self) -> bool:
-        """Whether each output of a block has entries of its own, as many as the one that has most (sliced ELLPACK)."""
+        """Whether each output of a block has entries of its own, in windows of inputs that slide on."""
         return self.template == "lookup"
 
     @property

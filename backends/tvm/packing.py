@@ -12,8 +12,8 @@ Entries of a segment are the inputs where any output of the block is not zero:
 - starts: the first entry of each segment, or of each mask in it, and the end; then which block of the span each
   segment is; then, if `mixed`, the first value of each segment.
 
-Entries of a `sliced` schedule are the first non-zeros of all outputs of a block, the second, and so on: values and
-offsets [entries, block], both zero where an output has no more.
+Entries of a `sliced` schedule hold one non-zero of each output of a block that has one in the entry's window of
+inputs: values and offsets [entries, block], both zero where there is none. In `starts`, the windows come last.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import numpy.typing as npt
 
 from pruneopt.backends.tvm.layer import Layer, Schedule
 
+WINDOW = 32  # inputs out of which the outputs of a sliced block pick theirs
+SLID = 16  # inputs by which it moves at least: loads begin where vectors do
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -145,23 +147,43 @@ def _shared(blocks: Floats, schedule: Schedule, cut: Order, places: Ints) -> tup
 
 
 def _sliced(blocks: Floats, cut: Order, places: Ints) -> tuple[Floats, Ints, Ints]:
-    """The same of entries that each output of a block has for itself."""
+    """The same of entries that each output of a block has for itself, in windows of inputs that slide on."""
     group, block, output, column = np.nonzero(blocks)
-    part = column // cut.depth
-    line = ((group * cut.blocks + block) * cut.block + output) * cut.stretches + part
-    number = np.arange(len(line)) - np.searchsorted(line, line)  # how many of its line come before
-    stretch = (group * cut.spans + block // cut.span) * cut.stretches + part
-    counts = np.zeros((cut.segments // cut.span, cut.span), np.int64)
-    np.maximum.at(counts, (stretch, block % cut.span), number + 1)
+    line = (group * cut.blocks + block) * cut.block + output
+    entry, window = _slid(line, column, cut)
+    counts = np.zeros((cut.groups, cut.blocks), np.int64)
+    np.maximum.at(counts, (group, block), entry + 1)
     numbers = _sorted(counts, cut)
     edges = np.concatenate([[0], np.cumsum(np.take_along_axis(counts, numbers, axis=1))])
-    place = np.argsort(numbers, axis=1)[stretch, block % cut.span]
-    entry = edges[stretch * cut.span + place] + number
+    entry += edges[group * cut.blocks + np.argsort(numbers, axis=1)[group, block]]
     values = np.zeros((edges[-1], cut.block), np.float32)
-    offsets = np.zeros(values.shape, np.int64)
+    offsets, windows = np.zeros(values.shape, np.int64), np.zeros(len(values), np.int64)
     values[entry, output] = blocks[group, block, output, column]
-    offsets[entry, output] = places[column % cut.depth]
-    return values, offsets, np.concatenate([edges, numbers.ravel()])
+    offsets[entry, output] = places[column - window]
+    windows[entry] = window
+    return values, offsets, np.concatenate([edges, numbers.ravel(), windows])
+
+
+def _slid(line: Ints, column: Ints, cut: Order) -> tuple[Ints, Ints]:
+    """For each non-zero of a `line`, sorted: the entry of its block that holds it, and the first input of its window.
+
+    The window of an entry is that of the first input that is left in the block.
+    """
+    lines = cut.groups * cut.blocks * cut.block
+    at, end = np.searchsorted(line, np.arange(lines)), np.searchsorted(line, np.arange(lines), "right")
+    last = max(0, cut.depth - WINDOW)
+    entry, window = np.zeros(len(line), np.int64), np.zeros(len(line), np.int64)
+    column = np.append(column, cut.depth + WINDOW)
+    for number in range(int(column.size)):
+        next_one = np.where(at < end, column[at], cut.depth + WINDOW).reshape(-1, cut.block)
+        first = next_one.min(axis=1, keepdims=True)
+        if first.min() > cut.depth:
+            break
+        start = np.minimum(first // SLID * SLID, last)
+        taken = (next_one < start + WINDOW).ravel()
+        entry[at[taken]], window[at[taken]] = number, np.broadcast_to(start, next_one.shape).ravel()[taken]
+        at = at + taken
+    return entry, window
 
 
 def _sorted(counts: Ints, cut: Order) -> Ints:

@@ -20,7 +20,7 @@ from pruneopt.backends.tvm.compiler import Plan, compiled
 from pruneopt.backends.tvm.functions import gelu
 from pruneopt.backends.tvm.layer import Image, Layer, Schedule
 from pruneopt.backends.tvm.measure import shares
-from pruneopt.backends.tvm.packing import Floats, pack
+from pruneopt.backends.tvm.packing import WINDOW, Floats, pack
 from pruneopt.backends.tvm.target import Target
 from pruneopt.backends.tvm.templates.image import layouts
 
@@ -98,9 +98,9 @@ def random_layer(rng: random.Random) -> Layer:
 
 def random_schedule(rng: random.Random, layer: Layer, lanes: int) -> Schedule:
     """Knobs beyond those that the tuner would try."""
-    if layer.image is None and lanes == 16 and rng.random() < 0.3:
+    if layer.image is None and lanes == 16 and layer.inputs >= WINDOW and rng.random() < 0.4:
         rows = rng.choice([1, 2, 3, 4, 6])
-        return Schedule("lookup", lanes, rows * rng.choice([1, 2]), rows, 2 * lanes, rng.choice([0, 1, 3]))
+        return Schedule("lookup", lanes * rng.choice([1, 2, 4]), rows * rng.choice([1, 2]), rows)
     block = rng.choice([1, 1, 2, 4, 8, 16, 32])
     if layer.image is None and block > 1 and rng.random() < 0.5:
         rows = rng.choice([1, 3, 4, 6, 8])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pruneopt.backends.tvm.candidates import blocks, candidates
 from pruneopt.backends.tvm.compiler import Plan
 from pruneopt.backends.tvm.layer import Image, Layer, Schedule
 from pruneopt.backends.tvm.measure import cut
-from pruneopt.backends.tvm.packing import order, pack
+from pruneopt.backends.tvm.packing import WINDOW, order, pack
 from pruneopt.backends.tvm.records import Records
 from pruneopt.backends.tvm.sites import find
 from pruneopt.backends.tvm.target import parse
@@ -48,15 +49,37 @@ def test_mixed_blocks_store_nothing_but_non_zeros() -> None:
     assert len(packed.offsets) < len(packed.values)
 
 
-def test_sliced_blocks_are_as_long_as_their_longest_output() -> None:
-    layer, schedule = Layer(40, 30), Schedule("lookup", 16, 1, 1, depth=32, span=1)
-    weight = sparse((30, 40), 1, 0.3)
+def test_windows_of_sliced_blocks_slide_over_all_entries() -> None:
+    layer, schedule = Layer(90, 30), Schedule("lookup", 16, 1, 1)
+    weight = sparse((30, 90), 1, 0.3)
     packed = pack(weight[None], None, layer, schedule, Plan(layer, schedule, 16).places())
-    np.testing.assert_array_equal(np.sort(packed.values[packed.values != 0]), np.sort(weight[weight != 0]))
-    counts = [np.count_nonzero(weight[a : a + 16, b : b + 32], axis=1) for a in (0, 16) for b in (0, 32)]
-    assert len(packed.values) == sum(each.max() for each in counts)
+    cut = order(layer, schedule)
+    windows = packed.starts[cut.firsts :]
+    made = np.zeros((32, 90), np.float32)
+    for block, (start, end) in zip(
+        packed.starts[cut.numbers : cut.firsts], pairwise(packed.starts), strict=False
+    ):
+        for entry in range(start, end):
+            for lane, (value, place) in enumerate(
+                zip(packed.values[entry], packed.offsets[entry], strict=True)
+            ):
+                made[block * 16 + lane, windows[entry] + place] += value
+        assert (np.diff(windows[start:end]) >= 0).all()
+    np.testing.assert_array_equal(made[:30], weight)
+    assert windows.max() + WINDOW <= 90
     assert packed.offsets.dtype == np.uint8
-    assert packed.offsets.shape == packed.values.shape
+
+
+def test_windows_that_slide_hold_fewer_zeros_than_blocks_that_wait_for_their_longest_output() -> None:
+    layer, schedule = Layer(768, 768), Schedule("lookup", 16, 1, 1)
+    weight = sparse((768, 768), 1, 0.2)
+    packed = pack(weight[None], None, layer, schedule, Plan(layer, schedule, 16).places())
+    longest = sum(
+        (weight[a : a + 16, b : b + WINDOW] != 0).sum(axis=1).max()
+        for a in range(0, 768, 16)
+        for b in range(0, 768, WINDOW)
+    )
+    assert len(packed.values) < 0.85 * longest
 
 
 @pytest.mark.parametrize(
