@@ -18,7 +18,7 @@ from pruneopt.backends.tvm.templates.outputs import Outputs
 
 
 class Lookup(Outputs):
-    """The template for one layer of at least `WINDOW` inputs, and a schedule whose `block` is a multiple of the lanes."""
+    """The template for one layer of at least `WINDOW` inputs, and a schedule with a `block` of whole vectors."""
 
     def places(self) -> range:
         """Where the kernel holds each input: in its window."""
