@@ -86,8 +86,9 @@ def _outputs(block: int, n: int, lanes: int) -> list[Schedule]:
 
 
 def _lookups(layer: Layer, n: int, lanes: int) -> list[Schedule]:
+    """Weights of a block are read once for all rows: they are more than what is read of those."""
     return [
-        Schedule("lookup", wide * lanes, rows, rows)
+        Schedule("lookup", wide * lanes, FEW, rows)
         for rows in (1, 2, 4)
         for wide in (1, 2, 4)
         if rows <= n and layer.inputs >= WINDOW and wide * lanes <= max(lanes, layer.outputs)
