@@ -86,8 +86,7 @@ class Context:
 
         Unless it is so large that running it again is better.
         """
-        kept = (id(model), id(self.original))
-        self._made_of = {key: made for key, made in self._made_of.items() if key[0] in kept}
+        self._keep_runs(model)
         if sum(v.nbytes for v in values.values() if isinstance(v, np.ndarray)) <= MOST_KEPT:
             self._made_of[id(model), id(feeds)] = (model, values)
 
@@ -104,6 +103,16 @@ class Context:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+    def forget(self, model: Model) -> None:
+        """Drop all but `model` and the original: what plans were made from and repairs aim at are models, too."""
+        self._made.clear()
+        self._keep_runs(model)
+        self.claim = self.aim = None
+
+    def _keep_runs(self, model: Model) -> None:
+        kept = (id(model), id(self.original))
+        self._made_of = {key: made for key, made in self._made_of.items() if key[0] in kept}
 
     def seen(self, model: Model, observation: Observation) -> None:
         """Declare what `model`'s tensors look like; known as long as the model is there."""

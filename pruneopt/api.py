@@ -138,8 +138,12 @@ def prune(
     chosen = (*_passes(budgets, axes, tolerance, given), *zeros)
     context = make_context(model, calib, keep, threads, seed, progress, labels)
     free = passes is None and not budgets  # then all that is free goes
-    outcome = Pipeline((Simplify(idle=free), *chosen, Verify())).run(model, context)
-    report = report_of(model, outcome.model, context, outcome.entry["passes"], timed)
+    outcome = Pipeline((Simplify(idle=free), *chosen)).run(model, context)
+    context.forget(outcome.model)
+    checked = Pipeline((Verify(),)).run(outcome.model, context)
+    report = report_of(
+        model, outcome.model, context, outcome.entry["passes"] + checked.entry["passes"], timed
+    )
     if free and not zeros and _is_slower(model, outcome.model, context, report):
         why = f"the smaller model takes {report['latency_ratio']:.2f} times as long, so the input was kept"
         outcome = Pipeline((Verify(),)).run(model, context)
