@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+from importlib import import_module
 from typing import Any
 
 _DECLARED: list[Any] = []  # torch forgets the ops of a library that nobody holds
@@ -12,6 +14,12 @@ def declare() -> None:
     """Declare the ops that torchvision registers when imported; they are never called."""
     import torch
 
+    try:
+        import_module("torchvision")
+        return
+    except (ImportError, RuntimeError):  # where its binary is there, but for another PyTorch
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         with contextlib.suppress(RuntimeError):
