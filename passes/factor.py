@@ -229,10 +229,11 @@ def _linear(node: gs.Node | None) -> gs.Node | None:
 def _second_moments(model: Model, wide: list[Consumer], context: Context) -> dict[str, Array]:
     """E[x^T x] of what each product reads, by its name; shape [features, features]."""
     fit, _ = hold_out(split_batches(context.calibration))
-    stream = Stream(model, context, fit)
+    names = list(dict.fromkeys(c.data for c in wide))
+    stream = Stream(model, context, fit, later=names)
     share = max(1, -(-SAMPLES // len(fit)))
     found: dict[str, Array] = {}
-    for name in dict.fromkeys(c.data for c in wide):
+    for name in names:
         total, count = np.zeros(()), 0
         for i, (data,) in enumerate(stream.reach(name)):
             rows = data.reshape(-1, data.shape[-1])

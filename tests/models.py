@@ -79,6 +79,20 @@ def transformer(layers: int = 2, width: int = 64, heads: int = 4) -> onnx.ModelP
     return b.model({"x": ["n", "s", 24]}, {"y": ["n", "s", 7]}, opset=20)
 
 
+def parallel_transformer(layers: int = 2, width: int = 64, heads: int = 4) -> onnx.ModelProto:
+    """Layers whose attention and neurons read one norm and are added up before the stream, as in GPT-J and Phi."""
+    b = Builder()
+    zero = b.value(np.zeros(width), np.float32)
+    x = b.node("MatMul", "x", b.weight(24, width, name="embed"))
+    for _ in range(layers):
+        normed = _norm(b, x, width, zero)
+        attended = _attention(b, normed, width, heads, zero)
+        y = b.node("Gelu", b.node("MatMul", normed, b.weight(width, 4 * width)))
+        x = b.node("Add", b.node("Add", attended, b.node("MatMul", y, b.weight(4 * width, width))), x)
+    b.node("MatMul", _norm(b, x, width, zero), b.weight(width, 7, name="head"), outputs=["y"])
+    return b.model({"x": ["n", "s", 24]}, {"y": ["n", "s", 7]}, opset=20)
+
+
 def _norm(b: Builder, x: str, width: int, zero: str) -> str:
     return b.node("LayerNormalization", x, b.value(np.ones(width), np.float32), zero, axis=-1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -155,23 +155,38 @@ def gather(
     junctions = junctions_of(consumers.values(), analysis)
     stream = Stream(analysis.model, context, batches)
     watchers = dict(watched or {})
+    looks: list[_Look] = []
     for node in analysis.model.graph.nodes:
-        for name in [t.name for t in node.inputs if t.name in watchers]:
-            watch = watchers.pop(name)
-            for i, (data,) in enumerate(stream.reach(name)):
-                watch(i, data)
+        looks += [_Look([t.name], watchers.pop(t.name)) for t in node.inputs if t.name in watchers]
         if id(node) in consumers:
             consumer = consumers[id(node)]
-            _gather_rows(consumer, junctions[consumer.name], stream, evidence)
+            looks += _looks_at(consumer, junctions[consumer.name], stream, evidence)
         if id(node) in pairs:
             moments = PairMoments(pairs[id(node)])
-            for left, right in stream.reach(*moments.pair.operands):
-                moments.add(left, right)
             evidence.pairs.setdefault(moments.pair.atom, []).append(moments)
+            looks.append(_Look(moments.pair.operands, lambda i, *both, to=moments: to.add(*both)))
+    stream.later.update(name for look in looks for name in look.names)
+    for look in looks:
+        look.along(stream)
     return evidence
 
 
-def _gather_rows(consumer: Consumer, junction: Junction, stream: Stream, evidence: Evidence) -> None:
+@dataclass(frozen=True)
+class _Look:
+    """Tensors to look at in every batch: `take` is given the number of the batch and their values; `end` comes last."""
+
+    names: Sequence[str]
+    take: Callable[..., None]
+    end: Callable[[], None] = lambda: None
+
+    def along(self, stream: Stream) -> None:
+        stream.later.subtract(self.names)
+        for i, found in enumerate(stream.reach(*self.names)):
+            self.take(i, *found)
+        self.end()
+
+
+def _looks_at(consumer: Consumer, junction: Junction, stream: Stream, evidence: Evidence) -> Iterator[_Look]:
     """Consumers that see the same rows share their moments."""
     known = [c for c in evidence.consumers if c.name in evidence.moments and c.sees(consumer)]
     if known:
@@ -180,11 +195,12 @@ def _gather_rows(consumer: Consumer, junction: Junction, stream: Stream, evidenc
     most = rows_for(consumer.features, SAMPLES)
     sampler = Sampler(consumer, most, stream.valid, evidence.seed)
     moments = evidence.moments[consumer.name] = Moments()
-    names = [consumer.data, *([junction.total] if junction.under_norm else [])]
-    for i, (data, *total) in enumerate(stream.reach(*names)):
+
+    def take(i: int, data: Array, *total: Array) -> None:
         weights = junction.weights(sampler.targets(i, total[0])) if total else None
         moments.add(sampler.rows(i, data), None, weights)
-    moments.settle()
+
+    yield _Look([consumer.data, *([junction.total] if junction.under_norm else [])], take, moments.settle)
 
 
 def importance(consumer: Consumer) -> Array:

@@ -29,6 +29,7 @@ from tests import models
 NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "convnet": models.convnet,
     "transformer": models.transformer,
+    "parallel": models.parallel_transformer,  # what comes first writes to a sum that what comes second has written to
 }
 
 
