@@ -161,7 +161,7 @@ class _Region:
             return inputs
 
         made = repeated(copy.graph, [twin[id(node)] for node in chain], names, restricted)
-        writer = WitnessWriter(copy, self.analysis.seen, mask, names)
+        writer = WitnessWriter(copy, self.analysis, mask, names)
         for witness in self.analysis.witnesses:
             out = made.get(witness.node.outputs[0].name)
             if out is not None and any(touched(a, mask) for a in axes_of(witness)):

@@ -173,7 +173,7 @@ class _Masking:
                 twin.inputs[slot] = self._node(
                     "Gather", [twin.inputs[slot], places], self.before, node, axis=dim
                 )
-        writer = WitnessWriter(self.copy, self.analysis.seen, self.masks, self.names)
+        writer = WitnessWriter(self.copy, self.analysis, self.masks, self.names)
         for witness in self.analysis.witnesses:
             if witness.node is node:
                 writer.write(witness, twin)

@@ -41,7 +41,7 @@ def shrink(analysis: Analysis, masks: Masks) -> Model:
     cut = _Cutter(uses, masks, names, large=stored_cost(model)[1] > LARGE_MODEL)
     for use in uses:
         nodes[id(use.node)].inputs[use.slot] = cut.constant(use)
-    writer = WitnessWriter(model, analysis.seen, masks, names)
+    writer = WitnessWriter(model, analysis, masks, names)
     for witness in analysis.witnesses:
         if any(touched(axis, masks) for axis in axes_of(witness)):
             writer.write(witness, nodes[id(witness.node)])

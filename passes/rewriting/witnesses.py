@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
+from math import prod
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.axes import Axis, Kind, atoms, factors, find
 from pruneopt.analysis.bodies import graphs_of
+from pruneopt.analysis.infer import Analysis
 from pruneopt.analysis.masks import Masks, mask_of, size_of, touched
-from pruneopt.analysis.observe import Observation
+from pruneopt.analysis.tokens import same
 from pruneopt.analysis.witness import Entry, Fixed, Indices, Place, Scaled, Sizes, Style, Witness
 from pruneopt.arrays import Array
 from pruneopt.errors import PruneoptError
@@ -21,9 +23,10 @@ from pruneopt.passes.rewriting.names import Names
 class WitnessWriter:
     """Writes witnesses into the nodes of `model`, a copy of the observed one."""
 
-    def __init__(self, model: Model, seen: Observation, masks: Masks, names: Names) -> None:
+    def __init__(self, model: Model, analysis: Analysis, masks: Masks, names: Names) -> None:
         self.model = model
-        self.seen = seen
+        self.analysis = analysis
+        self.seen = analysis.seen
         self.masks = masks
         self.kept = {atom: int(mask.sum()) for atom, mask in masks.items()}
         self.names = names
@@ -110,10 +113,18 @@ class WitnessWriter:
         else:
             node.inputs[witness.place] = self._mixed(witness, node, sizes)
 
+    def _new_size(self, axis: Axis) -> tuple[int, ...]:
+        return tuple(size_of(axis, self.kept, run) for run in range(self.seen.runs))
+
+    def _is_fixed(self, entry: Entry) -> bool:
+        """Whether no dynamic atom is in it: two runs may agree by chance."""
+        return isinstance(entry, int) or all(a.static for axis in entry for a in atoms(axis))
+
     def _size(self, entry: Entry) -> tuple[int, ...]:
         if isinstance(entry, int):
             return (entry,) * self.seen.runs
-        return tuple(sum(size_of(a, self.kept, run) for a in entry) for run in range(self.seen.runs))
+        sizes = [self._new_size(axis) for axis in entry]
+        return tuple(sum(s[run] for s in sizes) for run in range(self.seen.runs))
 
     def _literal(self, size: tuple[int, ...], node: gs.Node) -> int:
         if len(set(size)) > 1:
@@ -151,35 +162,72 @@ class WitnessWriter:
         return isinstance(entry, int) or not any(touched(a, self.masks) for a in entry)
 
     def _mixed(self, witness: Sizes, node: gs.Node, sizes: list[tuple[int, ...]]) -> gs.Tensor:
-        """A shape of which some entries are dynamic: literals, and entries of the old shape (scaled)."""
+        """A shape of which some entries are dynamic, each from a tensor that has it as a dimension.
+
+        What made the old shape does not serve: it may have counted what is gone, or not.
+        """
         assert isinstance(witness.place, int)
-        old = node.inputs[witness.place]
-        seen = self.seen.values.get(old.name, (np.zeros(0),))[0]
+        seen = self.seen.values.get(node.inputs[witness.place].name, (np.zeros(0),))[0]
         inferred = set(np.flatnonzero(seen == -1).tolist()) if witness.style is Style.RESHAPE else set()
-        pieces: list[gs.Tensor] = []
+        pieces = []
         for i, (entry, size) in enumerate(zip(witness.entries, sizes, strict=True)):
-            if len(set(size)) == 1 or i in inferred:
-                literal = -1 if i in inferred else size[0]
-                pieces.append(self._constant(np.array([literal], np.int64)))
+            if i in inferred or isinstance(entry, int) or len(set(size)) == 1:
+                pieces.append(self._constant(np.array([-1 if i in inferred else size[0]], np.int64)))
                 continue
-            piece = self._node("Gather", [old, self._constant(np.array([i], np.int64))], node, {"axis": 0})
-            pieces.append(self._scaled(piece, entry, size, node))
+            pieces.append(self._total([self._measure(axis, node) for axis in entry], "Add", node))
         return self._node("Concat", pieces, node, {"axis": 0})
 
-    def _scaled(self, piece: gs.Tensor, entry: Entry, size: tuple[int, ...], node: gs.Node) -> gs.Tensor:
-        before = (
-            tuple(sum(a.size[r] for a in entry) for r in range(self.seen.runs))
-            if not isinstance(entry, int)
-            else size
-        )
-        ratio = Fraction(size[0], before[0])
-        if ratio == 1:
-            return piece
-        if ratio.denominator > 1:
-            piece = self._node(
-                "Div", [piece, self._constant(np.array([ratio.denominator], np.int64))], node, {}
-            )
-        return self._node("Mul", [piece, self._constant(np.array([ratio.numerator], np.int64))], node, {})
+    def _measure(self, axis: Axis, node: gs.Node) -> gs.Tensor:
+        """The size of an axis when the model runs, shape [1]."""
+        axis = find(axis)
+        place = self._place_of(axis, node)
+        if place is not None:
+            return self._dimension(*place, node)
+        if self._is_fixed((axis,)):
+            return self._constant(np.array([self._new_size(axis)[0]], np.int64))
+        if axis.kind is Kind.ATOM:
+            part = self._as_factor(axis, node)
+            if part is not None:
+                return part
+            raise PruneoptError(f"{node.op} '{node.name}': the size {axis} is not known where it is needed")
+        parts = [self._measure(item, node) for item in axis.items]
+        return self._total(parts, "Add" if axis.kind is Kind.CONCAT else "Mul", node)
+
+    def _as_factor(self, atom: Axis, node: gs.Node) -> gs.Tensor | None:
+        """A size as the share of a dimension whose other factors are fixed."""
+        for tensor in self._before(node):
+            for dim, own in enumerate(self.analysis.axes.get(tensor.name, [])):
+                rest = [f for f in factors(own) if find(f) is not atom]
+                if len(rest) == len(factors(own)) - 1 and self._is_fixed(tuple(rest)):
+                    whole = self._dimension(tensor, dim, node)
+                    times = prod(self._new_size(f)[0] for f in rest)
+                    return self._node("Div", [whole, self._constant(np.array([times], np.int64))], node, {})
+        return None
+
+    def _dimension(self, tensor: gs.Tensor, dim: int, node: gs.Node) -> gs.Tensor:
+        shape = self._node("Shape", [tensor], node, {})
+        return self._node("Gather", [shape, self._constant(np.array([dim], np.int64))], node, {"axis": 0})
+
+    def _total(self, parts: list[gs.Tensor], op: str, node: gs.Node) -> gs.Tensor:
+        total = parts[0]
+        for part in parts[1:]:
+            total = self._node(op, [total, part], node, {})
+        return total
+
+    def _place_of(self, axis: Axis, node: gs.Node) -> tuple[gs.Tensor, int] | None:
+        """A tensor that is there before `node` and has exactly this axis, and the dimension."""
+        for tensor in self._before(node):
+            for dim, own in enumerate(self.analysis.axes.get(tensor.name, [])):
+                if same(own, axis):
+                    return tensor, dim
+        return None
+
+    def _before(self, node: gs.Node) -> list[gs.Tensor]:
+        """What a node reads, then the inputs of its graph or body, then what the nodes in front of it read."""
+        home, at = self._place(node)
+        read = (t for n in (node, *home.nodes[:at]) for t in n.inputs)
+        found = [*node.inputs, *home.inputs, *read]
+        return list({id(t): t for t in found if isinstance(t, gs.Variable) and t.name}.values())
 
     def _static(self, node: gs.Node, place: Place) -> Any:
         if isinstance(place, str):

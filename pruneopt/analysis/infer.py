@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Kind, Reason, find, freeze, is_frozen
 from pruneopt.analysis.bodies import graphs_of, has_body, inner_tensors, nodes_of
+from pruneopt.analysis.divided import divisors
 from pruneopt.analysis.observe import Observation, derived_tensors
 from pruneopt.analysis.op import Axes, Op, Use
 from pruneopt.analysis.positions import follow
@@ -103,6 +104,7 @@ class _Inference:
         self._keep_named()
         self._follow_weights()
         self._tie()
+        self.result.witnesses += divisors(self.nodes, self.result.axes, self.seen.runs)
         for axis, _ in self.result.chosen:
             if find(axis).kind is not Kind.ATOM:
                 freeze(axis, Reason("entries of it are chosen together with others"))
