@@ -78,9 +78,11 @@ class _Sequence:
                 yield from self._visit(self.waiting[name])
 
     def _visit(self, consumer: Consumer) -> Iterator[tuple[Consumer, Refit]]:
-        """Refit a consumer, after those beside it that have fewer features to make up for anything with."""
-        for other in self._beside(consumer):
-            if other.features < consumer.features and other.name in self.waiting:
+        """Refit a consumer, after those that it reads from and those beside it with fewer features to make up with."""
+        others = self._ahead([consumer.data])
+        others += [other for other in self._beside(consumer) if other.features < consumer.features]
+        for other in others:
+            if other.name in self.waiting:
                 yield from self._visit(other)
         lossy = touched(consumer.input_axis, self.claim.masks)
         junction = self._junction(consumer)
@@ -97,9 +99,13 @@ class _Sequence:
         skip = self.junctions[consumer.name].skip
         if self.dense is None or skip is None:
             return []
-        ahead = {id(n) for n in self.pruned.needed([skip])}
-        found = [c for c in self.waiting.values() if id(self.nodes[c.name]) in ahead]
+        found = self._ahead([skip])
         return [] if consumer in found else found
+
+    def _ahead(self, names: Sequence[str]) -> list[Consumer]:
+        """What is still to be refitted and would run for these tensors."""
+        needed = {id(n) for n in self.pruned.needed(names)}
+        return [c for c in self.waiting.values() if id(self.nodes[c.name]) in needed]
 
     def _install(self, consumer: Consumer, found: Refit) -> None:
         """The masked model goes on with the new weight."""
@@ -197,9 +203,7 @@ class _Sequence:
             # Nothing but a layer's own output can correct a chain; what enters a sub-layer is better left to itself.
             return found if consumer.node.op == "Conv" or blind or self._is_last(consumer) else None
         # A skip that is still to be refitted itself must not run before that.
-        ahead = {id(n) for n in self.pruned.needed([found.skip])}
-        blocked = any(id(self.nodes[name]) in ahead for name in self.waiting)
-        return None if blocked else found
+        return None if self._ahead([found.skip]) else found
 
     def _is_last(self, consumer: Consumer) -> bool:
         """Whether a layer makes an output of the model, up to a softmax, that is small enough to be a target."""

@@ -57,7 +57,7 @@ def _bundles(analysis: Analysis) -> Iterator[Bundle]:
     found: dict[Bundle, None] = {}
     for use in analysis.uses:
         for axis in use.axes if use.weight else []:
-            lead = factors(axis)[0]
+            lead = (factors(axis) or [axis])[0]  # of size 1, it has none
             whole = parts(lead) if find(lead).kind is Kind.CONCAT else [lead]
             singles = len(whole) > 1 and all(p.size[0] == 1 and find(p).kind is Kind.ATOM for p in whole)
             atom = len(whole) == 1 and 1 < whole[0].size[0] <= MOST and whole[0].frozen is not None

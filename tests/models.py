@@ -66,6 +66,21 @@ def convnet() -> onnx.ModelProto:
     return b.model({"x": ["n", 3, 16, 16]}, {"y": ["n", 10]})
 
 
+def squeezed() -> onnx.ModelProto:
+    """Blocks with a shortcut of their own and a gate per channel, worked out from fewer features than the shortcut has."""
+    b = Builder()
+    x = b.node("Relu", b.node("Conv", "x", b.weight(32, 3, 3, 3), pads=[1] * 4))
+    for _ in range(2):
+        short = b.node("Conv", x, b.weight(32, 32, 1, 1))
+        y = b.node("Relu", b.node("Conv", x, b.weight(64, 32, 1, 1)))
+        gate = b.node("Relu", b.node("Conv", b.node("GlobalAveragePool", y), b.weight(16, 64, 1, 1)))
+        gate = b.node("Sigmoid", b.node("Conv", gate, b.weight(64, 16, 1, 1)))
+        x = b.node("Add", b.node("Conv", b.node("Mul", y, gate), b.weight(32, 64, 1, 1)), short)
+    x = b.node("Flatten", b.node("GlobalAveragePool", b.node("Relu", x)))
+    b.node("Gemm", x, b.weight(10, 32), b.value(np.zeros(10), np.float32), outputs=["y"], transB=1)
+    return b.model({"x": ["n", 3, 16, 16]}, {"y": ["n", 10]})
+
+
 def transformer(layers: int = 2, width: int = 64, heads: int = 4) -> onnx.ModelProto:
     """Pre-norm encoder layers over a dynamic batch and length; heads split by computed shapes."""
     b = Builder()

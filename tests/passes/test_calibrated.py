@@ -28,6 +28,7 @@ from tests import models
 
 NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "convnet": models.convnet,
+    "squeezed": models.squeezed,  # what makes the other side of a sum waits for a layer with more features
     "transformer": models.transformer,
     "parallel": models.parallel_transformer,  # what comes first writes to a sum that what comes second has written to
 }

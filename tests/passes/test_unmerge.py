@@ -57,3 +57,12 @@ def test_separate_maps_are_left_alone() -> None:
     model = models.loaded(models.transformer())
     outcome = Pipeline((Simplify(), Unmerge())).run(model, api.make_context(model))
     assert outcome.entry["passes"][1]["taken_apart"] == 0
+
+
+def test_a_map_to_one_channel_has_no_parts() -> None:
+    b = models.Builder()
+    one = b.node("Squeeze", b.node("Conv", "x", b.weight(1, 3, 1)), b.value([1]))
+    b.node("MatMul", one, b.weight(24, 7), outputs=["y"])
+    model = models.loaded(b.model({"x": ["n", 3, 24]}, {"y": ["n", 7]}))
+    outcome = Pipeline((Unmerge(),)).run(model, api.make_context(model))
+    assert outcome.entry["passes"][0]["taken_apart"] == 0
