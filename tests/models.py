@@ -67,7 +67,7 @@ def convnet() -> onnx.ModelProto:
 
 
 def squeezed() -> onnx.ModelProto:
-    """Blocks with a shortcut of their own and a gate per channel, worked out from fewer features than the shortcut has."""
+    """Blocks with a shortcut of their own, and a gate per channel from fewer features than the shortcut has."""
     b = Builder()
     x = b.node("Relu", b.node("Conv", "x", b.weight(32, 3, 3, 3), pads=[1] * 4))
     for _ in range(2):
