@@ -99,7 +99,11 @@ class Stream:
         whole = self.model.graph
         inputs = [gs.Variable(name, self.live[0][name].dtype) for name in read]
         for tensor, name in zip(inputs, read, strict=True):
-            tensor.shape = [None] * self.live[0][name].ndim
+            value = self.live[0][name]
+            # A Resize is not loaded whose `sizes` are a vector of unknown length; sizes are as many in every batch.
+            counts = value.ndim == 1 and value.dtype.kind == "i"
+            alike = counts and all(batch[name].shape == value.shape for batch in self.live)
+            tensor.shape = list(value.shape) if alike else [None] * value.ndim
         outputs = [gs.Variable(name) for name in made]
         piece = gs.Graph(
             nodes, inputs, outputs, name="piece", opset=whole.opset, import_domains=whole.import_domains
