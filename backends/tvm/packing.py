@@ -173,16 +173,15 @@ def _slid(line: Ints, column: Ints, cut: Order) -> tuple[Ints, Ints]:
     at, end = np.searchsorted(line, np.arange(lines)), np.searchsorted(line, np.arange(lines), "right")
     last = max(0, cut.depth - WINDOW)
     entry, window = np.zeros(len(line), np.int64), np.zeros(len(line), np.int64)
-    column = np.append(column, cut.depth + WINDOW)
-    for number in range(int(column.size)):
+    column = np.append(column, 0)
+    number = 0
+    while (at < end).any():
         next_one = np.where(at < end, column[at], cut.depth + WINDOW).reshape(-1, cut.block)
-        first = next_one.min(axis=1, keepdims=True)
-        if first.min() > cut.depth:
-            break
-        start = np.minimum(first // SLID * SLID, last)
+        start = np.minimum(next_one.min(axis=1, keepdims=True) // SLID * SLID, last)
         taken = (next_one < start + WINDOW).ravel()
         entry[at[taken]], window[at[taken]] = number, np.broadcast_to(start, next_one.shape).ravel()[taken]
         at = at + taken
+        number += 1
     return entry, window
 
 
