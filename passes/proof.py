@@ -80,11 +80,22 @@ def prove(model: Model, claim: Claim, context: Context, tolerance: float = TOLER
                 error = _decided_alike(pair, [*points, *names], error)
             worst = max(worst, error)
     if not worst <= max(tolerance, rounding):
-        raise PruneoptError(
-            f"the rewritten model differs from the masked original by {worst:.1e} (at most {tolerance:.0e} "
-            "is allowed), so nothing was written; please report this model"
-        )
+        reference, feeds, _ = references[0]
+        raise _refusal(worst, _rounding(reference, feeds, points, context), tolerance)
     return Equivalence(worst, claim.count(), inside, rounding)
+
+
+def _refusal(worst: float, rounding: float, tolerance: float) -> PruneoptError:
+    """What to tell a user: a net that turns rounding into errors of any size (untrained ones do) proves nothing."""
+    if rounding >= worst:
+        return PruneoptError(
+            f"this model's outputs move by {rounding / NOISE:.1e} when the last bits of its weights do, so that no "
+            "rewrite of it can be proved; nothing was written (a trained model should not do that)"
+        )
+    return PruneoptError(
+        f"the rewritten model differs from the masked original by {worst:.1e} (at most {tolerance:.0e} "
+        "is allowed), so nothing was written; please report this model"
+    )
 
 
 def _decided_alike(pair: Pair, points: Sequence[str], error: float) -> float:
