@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -164,7 +165,8 @@ class WitnessWriter:
     def _mixed(self, witness: Sizes, node: gs.Node, sizes: list[tuple[int, ...]]) -> gs.Tensor:
         """A shape of which some entries are dynamic, each from a tensor that has it as a dimension.
 
-        What made the old shape does not serve: it may have counted what is gone, or not.
+        What made the old shape may have counted what is gone, or not. It serves where nothing else tells an
+        entry that stays as it was; the proof runs it.
         """
         assert isinstance(witness.place, int)
         seen = self.seen.values.get(node.inputs[witness.place].name, (np.zeros(0),))[0]
@@ -174,11 +176,22 @@ class WitnessWriter:
             if i in inferred or isinstance(entry, int) or len(set(size)) == 1:
                 pieces.append(self._constant(np.array([-1 if i in inferred else size[0]], np.int64)))
                 continue
-            pieces.append(self._total([self._measure(axis, node) for axis in entry], "Add", node))
+            measured = self._total([self._measure(axis, node) for axis in entry], "Add", node)
+            pieces.append(self._as_before(witness, i, node) if measured is None else measured)
         return self._node("Concat", pieces, node, {"axis": 0})
 
-    def _measure(self, axis: Axis, node: gs.Node) -> gs.Tensor:
-        """The size of an axis when the model runs, shape [1]."""
+    def _as_before(self, witness: Sizes, i: int, node: gs.Node) -> gs.Tensor:
+        """Entry `i` of the shape that was there, shape [1]."""
+        assert isinstance(witness.place, int)
+        old = node.inputs[witness.place]
+        if not self._unchanged(witness.entries[i]) or np.ndim(self.seen.values[old.name][0]) != 1:
+            raise PruneoptError(
+                f"{node.op} '{node.name}': its target's entry {i} is not known where it is needed"
+            )
+        return self._node("Gather", [old, self._constant(np.array([i], np.int64))], node, {"axis": 0})
+
+    def _measure(self, axis: Axis, node: gs.Node) -> gs.Tensor | None:
+        """The size of an axis when the model runs, shape [1]; None where no tensor tells it."""
         axis = find(axis)
         place = self._place_of(axis, node)
         if place is not None:
@@ -186,10 +199,7 @@ class WitnessWriter:
         if self._is_fixed((axis,)):
             return self._constant(np.array([self._new_size(axis)[0]], np.int64))
         if axis.kind is Kind.ATOM:
-            part = self._as_factor(axis, node)
-            if part is not None:
-                return part
-            raise PruneoptError(f"{node.op} '{node.name}': the size {axis} is not known where it is needed")
+            return self._as_factor(axis, node)
         parts = [self._measure(item, node) for item in axis.items]
         return self._total(parts, "Add" if axis.kind is Kind.CONCAT else "Mul", node)
 
@@ -208,11 +218,12 @@ class WitnessWriter:
         shape = self._node("Shape", [tensor], node, {})
         return self._node("Gather", [shape, self._constant(np.array([dim], np.int64))], node, {"axis": 0})
 
-    def _total(self, parts: list[gs.Tensor], op: str, node: gs.Node) -> gs.Tensor:
-        total = parts[0]
-        for part in parts[1:]:
-            total = self._node(op, [total, part], node, {})
-        return total
+    def _total(self, parts: list[gs.Tensor | None], op: str, node: gs.Node) -> gs.Tensor | None:
+        """All parts added or multiplied; None where one is."""
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        return reduce(lambda total, part: self._node(op, [total, part], node, {}), known)
 
     def _place_of(self, axis: Axis, node: gs.Node) -> tuple[gs.Tensor, int] | None:
         """A tensor that is there before `node` and has exactly this axis, and the dimension."""

@@ -45,12 +45,20 @@ def _of_size(found: list[Axis], size: int) -> Iterator[tuple[Axis, ...]]:
 
 def _measured(tensor: gs.Tensor) -> tuple[str, int] | None:
     """The tensor and the dimension whose size a single number is."""
-    while tensor.inputs and tensor.inputs[0].op in WRAPPERS:
-        tensor = tensor.inputs[0].inputs[0]
-    node = tensor.inputs[0] if tensor.inputs else None
-    if node is None or node.op not in ("Gather", "Slice") or not isinstance(node.inputs[1], gs.Constant):
+    node, picks = _maker(tensor), None
+    while node is not None and node.op in WRAPPERS:
+        node = _maker(node.inputs[0])
+    if node is not None and node.op in ("Gather", "Slice") and isinstance(node.inputs[1], gs.Constant):
+        node, picks = _maker(node.inputs[0]), values(node.inputs[1])
+    if node is None or node.op != "Shape":
         return None
-    start, shape = values(node.inputs[1]), node.inputs[0].inputs[0] if node.inputs[0].inputs else None
-    if shape is None or shape.op != "Shape" or shape.attrs or start.size != 1:
+    start = node.attrs.get("start", 0)
+    end = node.attrs.get("end", 0)  # without one, only the very last size is a single one
+    picks = np.arange(end - start) if picks is None else picks
+    if picks.size != 1 or (node.attrs and picks.item() < 0):
         return None
-    return str(shape.inputs[0].name), int(start.item())
+    return str(node.inputs[0].name), start + int(picks.item())
+
+
+def _maker(tensor: gs.Tensor) -> gs.Node | None:
+    return tensor.inputs[0] if tensor.inputs else None

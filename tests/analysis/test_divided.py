@@ -15,7 +15,7 @@ from tests import models
 from tests.models import Builder
 
 
-def merged(heads: int = 4, width: int = 8, repeated: bool = False) -> onnx.ModelProto:
+def merged(heads: int = 4, width: int = 8, repeated: bool = False, newer: bool = False) -> onnx.ModelProto:
     """Attention over rows of (batch heads), as Bloom writes it; scores may get an offset repeated over the batch."""
     b = Builder()
     b.node("MatMul", "x", b.weight(24, 32, name="embed"), outputs=["e"])
@@ -29,7 +29,8 @@ def merged(heads: int = 4, width: int = 8, repeated: bool = False) -> onnx.Model
             b.node("MatMul", "e", b.weight(32, heads * width, name=name)) for name in ("q", "k", "v")
         )
     )
-    number = b.node("Div", b.node("Gather", b.node("Shape", q), b.value(0)), b.value(heads))
+    size = b.node("Shape", q, start=0, end=1) if newer else b.node("Gather", b.node("Shape", q), b.value([0]))
+    number = b.node("Div", b.node("Squeeze", size), b.value(heads))
     again = b.node("Unsqueeze", b.node("Cast", number, to=onnx.TensorProto.INT64), b.value([0]))
     scores = b.node("MatMul", q, b.node("Transpose", k, perm=[0, 2, 1]))
     if repeated:
@@ -43,10 +44,10 @@ def merged(heads: int = 4, width: int = 8, repeated: bool = False) -> onnx.Model
     return b.model({"x": ["n", "s", 24]}, {"y": ["n", "s", 7]})
 
 
-@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize(("repeated", "newer"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("ratio", [0.5, 0.25])
-def test_heads_shrink_with_what_divides_by_their_number(ratio: float, repeated: bool) -> None:
-    model = models.loaded(merged(repeated=repeated))
+def test_heads_shrink_with_what_divides_by_their_number(ratio: float, repeated: bool, newer: bool) -> None:
+    model = models.loaded(merged(repeated=repeated, newer=newer))
     result = po.prune(model, passes=f"width{{ratio={ratio}, axes=heads, align=1, floor=0.01}}", timed=False)
     assert result.report["output"]["params"] < result.report["input"]["params"] * (ratio + 0.4)
     for size in (1, 3), (5, 2):

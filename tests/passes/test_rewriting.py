@@ -10,12 +10,23 @@ from pruneopt import api
 from pruneopt.analysis.groups import find_groups
 from pruneopt.analysis.infer import analyse
 from pruneopt.backends.session import Session
+from pruneopt.model import Model
 from pruneopt.passes.proof import prove
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.rewriting.shrink import shrink
 from pruneopt.passes.simplify import Simplify
 from pruneopt.passes.width import best
 from tests import models
+
+
+def without_half_of_four(model: Model) -> float:
+    """The error of a model that loses two of its four heads."""
+    context = api.make_context(model)
+    simple = Simplify().run(model, context).model
+    analysis = analyse(simple, context.observation(simple))
+    (group,) = (g for g in find_groups(analysis) if g.size == 4)
+    masks = {group.atom: best(np.arange(4.0), 2)}
+    return prove(shrink(analysis, masks), Masked(analysis, masks), context).max_rel_error
 
 
 def test_an_inferred_entry_of_a_computed_target_stays_inferred() -> None:
@@ -33,13 +44,42 @@ def test_an_inferred_entry_of_a_computed_target_stays_inferred() -> None:
     )
     y = b.node("Reshape", b.node("Transpose", y, perm=[0, 2, 1, 3]), b.value([0, 0, -1]))
     b.node("MatMul", y, b.weight(32, 5), outputs=["y"])
-    model = models.loaded(b.model({"x": ["n", "s", 16]}, {"y": ["n", "s", 5]}))
-    context = api.make_context(model)
-    simple = Simplify().run(model, context).model
-    analysis = analyse(simple, context.observation(simple))
-    (group,) = (g for g in find_groups(analysis) if g.size == 4)
-    masks = {group.atom: best(np.arange(4.0), 2)}
-    assert prove(shrink(analysis, masks), Masked(analysis, masks), context).max_rel_error < 1e-5
+    assert without_half_of_four(models.loaded(b.model({"x": ["n", "s", 16]}, {"y": ["n", "s", 5]}))) < 1e-5
+
+
+RELATIVE = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[N, S, 16] x) => (float[N, S, 5] y) {
+    h = MatMul (x, w)
+    parts = Reshape (h, heads)
+    q = Transpose <perm = [0, 2, 1, 3]> (parts)
+    k = Concat <axis = 2> (q, q)
+    t = Transpose <perm = [0, 1, 3, 2]> (k)
+    scores = MatMul (q, t)
+    whole = Shape (scores)
+    front = Slice (whole, zero, two)
+    length = Slice (whole, two, three)
+    wide = Slice (whole, three, four)
+    turned = Concat <axis = 0> (front, wide, length)
+    a = Reshape (scores, turned)
+    b = Slice (a, one, most, two)
+    narrow = Sub (wide, one)
+    back = Concat <axis = 0> (front, length, narrow)
+    shifted = Reshape (b, back)
+    relu = Relu (shifted)
+    each = ReduceMean <axes = [3], keepdims = 0> (relu)
+    rows = Transpose <perm = [0, 2, 1]> (each)
+    y = MatMul (rows, v) }"""
+
+
+def test_positions_are_shifted_where_nothing_tells_their_number() -> None:
+    """XLNet turns its scores, drops one and turns them back: 2 s - 1 is no dimension of what goes in."""
+    proto = onnx.parser.parse_model(RELATIVE)
+    rng = np.random.default_rng(0)
+    arrays = {n: np.array([i]) for i, n in enumerate(("zero", "one", "two", "three", "four"))}
+    arrays |= {"most": np.array([1 << 40]), "heads": np.array([0, 0, 4, 8])}
+    arrays |= {n: rng.standard_normal(size, np.float32) for n, size in (("w", (16, 32)), ("v", (4, 5)))}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in arrays.items())
+    assert without_half_of_four(models.loaded(proto)) < 1e-5
 
 
 RESIZED = """<ir_version: 8, opset_import: ["" : 17]>
