@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from pruneopt.analysis.axes import Axis, Reason, factors, freeze, product
 from pruneopt.analysis.op import Axes
 from pruneopt.analysis.witness import Sizes
+from pruneopt.arrays import Array
 from pruneopt.model import values
 
 WRAPPERS = ("Cast", "Identity", "Squeeze", "Unsqueeze")  # of a single number
@@ -45,11 +46,13 @@ def _of_size(found: list[Axis], size: int) -> Iterator[tuple[Axis, ...]]:
 
 def _measured(tensor: gs.Tensor) -> tuple[str, int] | None:
     """The tensor and the dimension whose size a single number is."""
-    node, picks = _maker(tensor), None
+    node = _maker(tensor)
+    picks: Array | None = None
     while node is not None and node.op in WRAPPERS:
         node = _maker(node.inputs[0])
     if node is not None and node.op in ("Gather", "Slice") and isinstance(node.inputs[1], gs.Constant):
-        node, picks = _maker(node.inputs[0]), values(node.inputs[1])
+        picks = values(node.inputs[1])
+        node = _maker(node.inputs[0])
     if node is None or node.op != "Shape":
         return None
     start = node.attrs.get("start", 0)
