@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import onnx_graphsurgeon as gs
 
+from pruneopt.analysis.bodies import nodes_of
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.dimensions import Feeds, Pair, Place, Sizes, places_of
 from pruneopt.frontends.synthetic import synthetic
@@ -35,7 +36,7 @@ def probe_sizes(model: Model) -> Iterator[tuple[Sizes, Sizes]]:
     """
     places = places_of(model)
     seen: list[tuple[Sizes, Sizes]] = []
-    levels = (1, 0, 2, 3, 4) if _is_large(model) else range(5)
+    levels = _levels(model)
     for relations in RELATIONS:
         for level, relation, batch in itertools.product(levels, relations, BATCHES):
             pair = (
@@ -45,6 +46,13 @@ def probe_sizes(model: Model) -> Iterator[tuple[Sizes, Sizes]]:
             if pair not in seen:
                 seen.append(pair)
                 yield pair
+
+
+def _levels(model: Model) -> Sequence[int]:
+    """The order in which `LEVELS` are tried: ONNX Runtime dies of a Scan over nothing, as short signals may be."""
+    if any(node.op == "Scan" for node in nodes_of(model.graph)):
+        return (3, 4, 2, 1, 0)
+    return (1, 0, 2, 3, 4) if _is_large(model) else range(5)
 
 
 def _is_large(model: Model) -> bool:

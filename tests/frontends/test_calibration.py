@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from pruneopt.api import make_context
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends import dimensions
 from pruneopt.frontends.calibration import load_calibration
@@ -85,6 +86,25 @@ def test_later_tries_hold_back() -> None:
     assert ({"n": 2, "p": 2, "q": 2}, {"n": 3, "p": 3, "q": 3}) in tries
     assert len(tries) < 50
     assert len({str(each) for each in tries}) == len(tries)
+
+
+def test_signals_of_a_scan_are_long_first() -> None:
+    """ONNX Runtime 1.32 ends the process (SIGFPE) where a Scan has nothing to go over: no frame in 7 samples."""
+    body = (
+        "body = b (float[n] s, float[n, 160] f) => (float[n] t, float[n] u) "
+        "{ p = ReduceMax <axes = [1], keepdims = 0> (f) t = Add (s, p) u = Identity (t) }"
+    )
+    made = model(
+        f"g (float[n, samples] x) => (float[n] y) {{ shape = Constant <value = int64[3] {{0, -1, 160}}> () "
+        "zero = Constant <value = int64[1] {0}> () one = Constant <value = int64[1] {1}> () "
+        "size = Shape <start = 1> (x) hop = Constant <value = int64[1] {160}> () rest = Mod (size, hop) "
+        "whole = Sub (size, rest) cut = Slice (x, zero, whole, one) frames = Reshape (cut, shape) "
+        "start = ReduceMax <axes = [1], keepdims = 0> (x) "
+        f"y, each = Scan <num_scan_inputs = 1, scan_input_axes = [1], {body}> (start, frames) }}"
+    )
+    assert first(made)[0]["samples"] >= 160
+    small, large = make_context(made).feeds
+    assert small["x"].shape[1] < large["x"].shape[1]
 
 
 @pytest.mark.parametrize("total", ["past_sequence_length + sequence_length", "total_sequence_length"])
