@@ -35,6 +35,7 @@ from pruneopt.passes.rewriting.edits import ends_of, only_reader, place_of
 from pruneopt.passes.rewriting.names import Names
 from pruneopt.passes.statistics.consumers import OUTPUTS, Consumer, find_consumers
 from pruneopt.passes.statistics.evidence import SAMPLES
+from pruneopt.passes.statistics.moments import root
 from pruneopt.passes.statistics.rows import pick
 from pruneopt.passes.statistics.stakes import Stakes
 from pruneopt.passes.statistics.stream import Stream, hold_out, split_batches
@@ -98,9 +99,7 @@ class Basis:
     @classmethod
     def of(cls, square: Array, worth: Array) -> Basis:
         """In which x, of these second moments, has orthogonal entries, and so are the errors of removing them."""
-        size = len(square)
-        level = float(np.trace(square)) / size or 1.0
-        lower = np.linalg.cholesky(square + DAMPING * level * np.eye(size))
+        lower = root(square, DAMPING)
         scale, vectors = np.linalg.eigh(lower.T @ worth @ lower)
         scale = np.sqrt(np.maximum(scale, LEAST * (scale[-1] if scale[-1] > 0 else 1.0)))
         return cls(np.linalg.solve(lower.T, vectors) * scale, (vectors / scale).T @ lower.T)

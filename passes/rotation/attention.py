@@ -16,6 +16,7 @@ from pruneopt.arrays import Array
 from pruneopt.passes.rotation.turning import Editor
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.evidence import Evidence
+from pruneopt.passes.statistics.moments import root
 
 LINEAR = set(
     "Add Div Expand Gemm Identity MatMul Mul Reshape Shape Slice Split Squeeze Transpose Unsqueeze".split()
@@ -150,7 +151,7 @@ def _leading(axis: Axis) -> list[Axis]:
 
 def _balance(left: Array, right: Array) -> tuple[Array, Array]:
     """Maps of queries and keys, each [heads, d, d], that keep q^T k."""
-    lower_q, lower_k = _root(left), _root(right)
+    lower_q, lower_k = root(left, DAMPING), root(right, DAMPING)
     u, s, vt = np.linalg.svd(lower_q.swapaxes(1, 2) @ lower_k)
     scale = np.sqrt(s)[:, :, None]
     return scale * (u.swapaxes(1, 2) @ np.linalg.inv(lower_q)), scale * (vt @ np.linalg.inv(lower_k))
@@ -158,17 +159,10 @@ def _balance(left: Array, right: Array) -> tuple[Array, Array]:
 
 def _principal(covariance: Array, weight: Array) -> Array:
     """Map of values, [heads, d, d]; covariance [heads, d, d] of what weight [heads, out, d] is applied to."""
-    lower = _root(covariance)
+    lower = root(covariance, DAMPING)
     _, _, vt = np.linalg.svd(weight @ lower, full_matrices=False)
     found: Array = vt @ np.linalg.inv(lower)
     return found
-
-
-def _root(moment: Array) -> Array:
-    """Lower Cholesky factor of a damped second moment, shape [heads, d, d]."""
-    mean = np.trace(moment, axis1=1, axis2=2) / moment.shape[1]
-    floor = DAMPING * np.where(mean > 0, mean, 1.0)
-    return np.asarray(np.linalg.cholesky(moment + floor[:, None, None] * np.eye(moment.shape[1])))
 
 
 def _slot_reached(start: gs.Node, end: gs.Node) -> int | None:

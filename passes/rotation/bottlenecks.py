@@ -20,7 +20,7 @@ from pruneopt.passes.rotation.linear import MOVES, PRODUCTS, SCALES, SUMS, NotLi
 from pruneopt.passes.rotation.streams import Residual, find_residual
 from pruneopt.passes.rotation.turning import Change, Editor, take_over
 from pruneopt.passes.statistics.consumers import Consumer
-from pruneopt.passes.statistics.moments import Moments
+from pruneopt.passes.statistics.moments import Moments, root
 
 DAMPING = 1e-3  # of the mean variance: keeps the basis well conditioned
 LINEAR = SUMS | SCALES | MOVES | PRODUCTS | {"Shape"}
@@ -54,8 +54,7 @@ class Bottleneck:
         size = self.residual.size
         known = {name: moments.covariance[0] for name, moments in self._moments.items()}
         mean = sum(known.values(), np.zeros((size, size))) / len(known)
-        level = float(np.trace(mean)) / size
-        lower = np.linalg.cholesky(mean + DAMPING * (level or 1.0) * np.eye(size))
+        lower = root(mean, DAMPING)
         worth = np.zeros((size, size))
         for reader in self.readers:
             taps = reader.matrix[0].reshape(-1, size, reader.window).transpose(0, 2, 1).reshape(-1, size)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pruneopt.arrays import Array
 from pruneopt.errors import UsageError
+from pruneopt.passes.statistics.moments import LEAST
 
 DAMPING = 0.01  # share of the variances that is added to the diagonal (Frantar & Alistarh 2023)
 FLOOR = 1e-4  # share of the mean variance that a feature without variance is given
@@ -31,7 +32,8 @@ class Gram:
     def damped(self) -> Array:
         """The matrix plus a little on its diagonal, float64."""
         diagonal = np.diagonal(self.matrix)
-        mean = float(diagonal.mean()) or 1.0
+        mean = float(diagonal.mean())
+        mean = mean if mean > LEAST else 1.0
         return np.asarray(self.matrix + np.diag(DAMPING * diagonal + FLOOR * mean))
 
     @cached_property

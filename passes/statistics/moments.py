@@ -7,6 +7,7 @@ import numpy as np
 from pruneopt.arrays import Array
 
 BLOCK = 1 << 23  # elements that are multiplied at once, about
+LEAST = float(np.finfo(np.float32).tiny)  # a variance below is of numbers that single precision does not hold
 
 
 class Moments:
@@ -96,3 +97,16 @@ class Moments:
         assert self._shift is not None
         found: Array = self._shift[which][:, 0] + self._sum[which] / self._weight
         return found
+
+
+def root(moment: Array, damping: float) -> Array:
+    """L, lower triangular, with L L^T second moments and a share `damping` of their mean on the diagonal.
+
+    Shape [..., d, d]. Where nothing varies, ones take the place of the moments.
+    """
+    size = moment.shape[-1]
+    mean = np.trace(moment, axis1=-2, axis2=-1)[..., None, None] / size
+    level = np.where(mean > LEAST, mean, 1.0)
+    return np.asarray(
+        np.linalg.cholesky(np.where(mean > LEAST, moment, 0.0) + damping * level * np.eye(size))
+    )

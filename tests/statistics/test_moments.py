@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pruneopt.passes.statistics.leastsquares import refit, ridge
-from pruneopt.passes.statistics.moments import Moments
+from pruneopt.passes.statistics.moments import Moments, root
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])
@@ -35,6 +35,18 @@ def test_a_row_that_counts_twice_is_there_twice_and_settled_moments_stay() -> No
     np.testing.assert_allclose(before, twice.covariance, atol=1e-6)
     np.testing.assert_allclose(once.covariance, before, rtol=1e-6)
     np.testing.assert_allclose(once.mean, twice.mean, atol=1e-6)
+
+
+def test_roots_are_of_moments_and_of_none_where_numbers_vanish() -> None:
+    """Nets of small random weights hand on less and less: E[z^2] is -1e-72 then, after a mean is taken off."""
+    rng = np.random.default_rng(4)
+    rows = rng.standard_normal((2, 30, 5))
+    moment = rows.transpose(0, 2, 1) @ rows / 30
+    moment[1] = -1e-72 * np.ones((5, 5))
+    lower = root(moment, 1e-3)
+    level = np.trace(moment[0]) / 5
+    np.testing.assert_allclose(lower[0] @ lower[0].T, moment[0] + 1e-3 * level * np.eye(5), rtol=1e-9)
+    np.testing.assert_allclose(lower[1] @ lower[1].T, 1e-3 * np.eye(5), rtol=1e-9)
 
 
 def test_refit_recovers_what_the_kept_features_can_express() -> None:
