@@ -160,7 +160,8 @@ def _balance(left: Array, right: Array) -> tuple[Array, Array]:
 def _principal(covariance: Array, weight: Array) -> Array:
     """Map of values, [heads, d, d]; covariance [heads, d, d] of what weight [heads, out, d] is applied to."""
     lower = root(covariance, DAMPING)
-    _, _, vt = np.linalg.svd(weight @ lower, full_matrices=False)
+    few = weight.shape[1] < weight.shape[2]  # outputs; what none of them hears makes up the rest of the basis
+    _, _, vt = np.linalg.svd(weight @ lower, full_matrices=few)
     found: Array = vt @ np.linalg.inv(lower)
     return found
 

@@ -155,6 +155,20 @@ def test_rotation_is_exact_and_proved() -> None:
     assert entry["equivalence"]["max_rel_error"] < 1e-4
 
 
+def test_values_of_more_entries_than_their_reader_has_outputs_are_turned() -> None:
+    """As in Perceiver: no output hears most directions, and the basis is square all the same."""
+    b = models.Builder()
+    q, k, v = (b.node("MatMul", "x", b.weight(32, width)) for width in (4, 4, 32))
+    scores = b.node("MatMul", q, b.node("Transpose", k, perm=[0, 2, 1]))
+    mixed = b.node("MatMul", b.node("Softmax", scores, axis=-1), v)
+    b.node("MatMul", mixed, b.weight(32, 5), outputs=["y"])
+    model = models.loaded(b.model({"x": ["n", "s", 32]}, {"y": ["n", "s", 5]}))
+    outcome = Pipeline((Rotate("heads"),)).run(model, make_context(model, data(model)))
+    (entry,) = outcome.entry["passes"]
+    assert entry["rotated"] == 2
+    assert entry["equivalence"]["max_rel_error"] < 1e-4
+
+
 def test_without_data_nothing_is_known() -> None:
     model = models.loaded(models.convnet())
     context = make_context(model)
