@@ -149,7 +149,7 @@ class Learn(Budgeted):
         batches = (
             by_class(analysis.model, context.calibration, self.batch)
             if start.by_class
-            else [(0, feeds) for feeds in split_batches(context.calibration, self.batch)]
+            else [(0, feeds) for feeds in split_batches(analysis.model, context.calibration, self.batch)]
         )
         setting = Setting(
             self.steps,

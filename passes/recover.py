@@ -74,7 +74,7 @@ class Recover:
             raise UsageError("recover learns from inputs; give calibration data (--calib)")
         torch = require_torch("recover")
         original = context.original or model
-        batches = split_batches(context.calibration, self.batch)
+        batches = split_batches(model, context.calibration, self.batch)
         with _threads(torch, context.threads):
             trained, course, hidden = self._train(original, model, batches, context)
         held = [batches[i] for i in parts(len(batches))[1]]

@@ -10,7 +10,7 @@ import numpy as np
 from pruneopt.arrays import Array, Feeds
 from pruneopt.model import Model
 from pruneopt.passes.learning.losses import loss_of
-from pruneopt.passes.learning.net import Net, by_rows, require_torch
+from pruneopt.passes.learning.net import Net, require_torch
 from pruneopt.passes.statistics.stream import split_batches
 
 SAMPLES = 64  # LLM-Pruner takes 10
@@ -88,7 +88,7 @@ def _samples(model: Model, batches: Sequence[Feeds], most: int) -> Iterator[tupl
     share = -(-most // max(len(batches), 1))
     count = 0
     for i, feeds in enumerate(batches):
-        for piece in split_batches([feeds], 1)[:share] if by_rows(model) else [feeds]:
+        for piece in split_batches(model, [feeds], 1)[:share]:
             if count < most:
                 yield i, piece
             count += 1

@@ -94,8 +94,3 @@ def _channels_last(module: Any, origin: Any) -> None:
     for path, parameter in module.named_parameters():
         if parameter.ndim == 4 and all(n.op == "Conv" for n in origin.weights[path].outputs):
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def by_rows(model: Model) -> bool:
-    """Whether every input has a dynamic first dimension, so that a batch can be taken apart into its rows."""
-    return all(t.shape and not isinstance(t.shape[0], int) for t in model.inputs)

@@ -31,7 +31,7 @@ def survey(
     Groups are looked at in lots whose moments fit into memory; they are kept where one lot holds them all.
     """
     fit, held = hold_out(batches)
-    more = len(split_batches(batches, 1)) / len(split_batches(held, 1))
+    every, few = (len(split_batches(analysis.model, each, 1)) for each in (batches, held))
     lots = list(_lots(groups, find_consumers(analysis, made=True)))
     whole = Evidence(analysis, context.seed)
     for i, lot in enumerate(lots):
@@ -40,7 +40,7 @@ def survey(
         evidence = gather(analysis, [g.atom for g in lot], context, fit)
         curves = {g: c for g in lot if (c := curve_of(g, evidence)) is not None}
         context.progress(f"probe {len(curves)} groups{number}")
-        part = more * len(curves) / max(len(groups), 1)
+        part = every / few * len(curves) / max(len(groups), 1)
         evidence.rates |= rates(curves, evidence, context, held, part)
         if len(lots) == 1:
             return evidence

@@ -154,9 +154,10 @@ class Effort:
 
 
 def _effort(groups: list[Group], evidence: Evidence, batches: Sequence[Feeds], part: float) -> Effort:
-    singles = split_batches(batches, 1)
+    model = evidence.analysis.model
+    singles = split_batches(model, batches, 1)
     most = max(1.0, FORWARDS * part * len(singles))  # rows that all probes may run on together
-    whole = len(evidence.analysis.model.graph.nodes)
+    whole = len(model.graph.nodes)
     behind = {group: 1 - first_node(group, evidence.analysis) / whole for group in groups}
     runs = sum(behind.values())
     points = 2 if 2 * runs <= most else 1
@@ -166,7 +167,7 @@ def _effort(groups: list[Group], evidence: Evidence, batches: Sequence[Feeds], p
         rows.setdefault((kind, group.size), []).append(group)
     probed = [g for row in rows.values() for g in row[::every]]
     each = max(1, int(most / (points * sum(behind[g] for g in probed))))
-    pieces = split_batches(batches, min(each, ROWS))
+    pieces = split_batches(model, batches, min(each, ROWS))
     count = max(1, min(len(pieces), each // min(each, ROWS)))
     spread = np.linspace(0, len(pieces) - 1, count + 2)[1:-1].round().astype(int)
     chosen = [pieces[i] for i in spread] if count < len(pieces) else pieces

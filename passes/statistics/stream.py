@@ -20,6 +20,7 @@ from pruneopt.passes.context import Context
 T = TypeVar("T")
 MOST_MADE = 1 << 27  # bytes of outputs that one batch makes
 LEAST = 10  # batches, as far as there are rows
+ROWS = 32  # of a batch, at most
 
 
 class Stream:
@@ -133,12 +134,17 @@ def valid_tokens(feeds: Feeds) -> Array | None:
     return None
 
 
-def split_batches(batches: Sequence[Feeds], most: int = 32) -> list[Feeds]:
-    """Large batches cut along axis 0 into pieces of at most `most`, where all inputs agree on its size."""
+def by_rows(model: Model) -> bool:
+    """Whether every input has a dynamic first dimension, so that a batch can be taken apart into its rows."""
+    return all(t.shape and is_dynamic(t.shape[0]) for t in model.inputs)
+
+
+def split_batches(model: Model, batches: Sequence[Feeds], most: int) -> list[Feeds]:
+    """Large batches cut along axis 0 into pieces of at most `most`, where the model takes any number of rows."""
     pieces: list[Feeds] = []
     for feeds in batches:
         count = _rows(feeds) or 1
-        if count <= most:
+        if count <= most or not by_rows(model):
             pieces.append(feeds)
             continue
         cuts = range(0, count, most)
@@ -149,25 +155,25 @@ def split_batches(batches: Sequence[Feeds], most: int = 32) -> list[Feeds]:
 
 
 def portions(batches: Sequence[Feeds], model: Model, seen: Observation) -> list[Feeds]:
-    """Batches cut along axis 0, where the model takes any number: outputs of one stay below `MOST_MADE` bytes, and
-    there are at least `LEAST` to hold some out of, as far as rows suffice.
+    """Batches cut into pieces of at most `ROWS` rows whose outputs stay below `MOST_MADE` bytes, at least `LEAST` of
+    them to hold some out of, as far as rows suffice.
 
     Args:
         batches: feeds.
         model: what they are for.
         seen: what its tensors look like.
     """
-    free = all(t.shape and is_dynamic(t.shape[0]) for t in model.inputs)
-    rows = [_rows(feeds) for feeds in batches]
-    if not batches or not free or None in rows:
-        return list(batches)
+    rows = [_rows(feeds) or 0 for feeds in batches]
     given = sum(prod(size[-1] for size in seen.shapes[t.name]) for t in model.inputs)
     made = sum(prod(size[-1] for size in seen.shapes.get(t.name, ())) for t in model.outputs)
-    each = max(sum(array.size for array in feeds.values()) / max(_rows(feeds) or 1, 1) for feeds in batches)
-    most = int(MOST_MADE / max(4.0 * each * made / max(given, 1), 1.0))
+    sizes = [
+        sum(array.size for array in feeds.values()) / max(n, 1)
+        for feeds, n in zip(batches, rows, strict=True)
+    ]
+    most = min(ROWS, int(MOST_MADE / max(4.0 * max(sizes, default=0) * made / max(given, 1), 1.0)))
     if len(batches) < LEAST:
-        most = min(most, sum(r or 0 for r in rows) // LEAST)
-    return split_batches(batches, max(1, most))
+        most = min(most, sum(rows) // LEAST)
+    return split_batches(model, batches, max(1, most))
 
 
 def _rows(feeds: Feeds) -> int | None:

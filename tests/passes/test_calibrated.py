@@ -56,6 +56,17 @@ def test_the_default_beats_uniform_magnitude(net: str) -> None:
     assert distance(model, repaired.model, held) < 0.8 * distance(model, plain, held)
 
 
+def test_a_fixed_batch_stays_whole() -> None:
+    """Probes run on single rows, where a model takes them."""
+    proto = models.convnet()
+    for tensor in (*proto.graph.input, *proto.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_value = 40
+    model = models.loaded(proto)
+    sizes = {d: 8 for t in model.inputs for d in t.shape if isinstance(d, str)}
+    result = po.prune(model, macs=0.6, calib=[synthetic(model, sizes, i) for i in range(3)], timed=False)
+    assert result.report["output"]["macs"] <= 0.6 * result.report["input"]["macs"]
+
+
 @pytest.mark.parametrize("net", NETS)
 def test_two_runs_give_the_same_bytes(net: str) -> None:
     model = models.loaded(NETS[net]())
