@@ -150,7 +150,7 @@ class _Chain:
         seen = self.seen.values[out.name]
         taint = self._taint(node, seen[0].shape) if len({v.shape for v in seen}) == 1 else None
         if taint is None or taint.shape != seen[0].shape:
-            taint = np.ones(seen[0].shape or (1,), bool)
+            taint = np.ones(seen[0].shape, bool)
         self._dynamic[out.name] = taint
         if not taint.any():
             self.static[out.name] = seen[0]
@@ -159,7 +159,10 @@ class _Chain:
         """Which entries are reached, or None where the op is not followed: then all are."""
         if node.op in ("Shape", "Size"):
             return self._of_shape(node)
-        inputs = [self._of(t) for t in node.inputs if t.name]
+        found = [self._of(t) for t in node.inputs if t.name]
+        inputs = [t for t in found if t is not None]
+        if len(inputs) < len(found):
+            return None
         if not any(t.any() for t in inputs):
             return np.zeros(shape, bool)
         if node.op in ELEMENTWISE:
@@ -197,10 +200,11 @@ class _Chain:
         start, end, *more = (int(o.reshape(-1)[0]) for o in operands)  # type: ignore[union-attr]
         return data[start : end : more[1] if len(more) > 1 else 1]
 
-    def _of(self, tensor: gs.Tensor) -> Array:
+    def _of(self, tensor: gs.Tensor) -> Array | None:
+        """Which entries are reached; None of a tensor that was not followed."""
         if isinstance(tensor, gs.Constant):
             return np.zeros(tuple(tensor.shape), bool)
-        return self._dynamic.get(tensor.name, np.ones(1, bool))
+        return self._dynamic.get(tensor.name)
 
     def _known(self, tensor: gs.Tensor) -> Array | None:
         return values(tensor) if isinstance(tensor, gs.Constant) else self.static.get(tensor.name)
