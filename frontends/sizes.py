@@ -2,8 +2,9 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.bodies import nodes_of
@@ -77,11 +78,8 @@ def working_feeds(
     reasons: list[str] = []
 
     def works(feeds: Feeds) -> bool:
-        try:
-            return runs(feeds)
-        except PruneoptError as error:
-            reasons.append(str(error))
-            return False
+        reasons.append(_refusal(runs, feeds))
+        return not reasons[-1]
 
     for small, large in probe_sizes(model):
         pair = synthetic(model, small, seed), synthetic(model, large, seed + 1)
@@ -89,8 +87,47 @@ def working_feeds(
             sizes = _beyond(model, small, large)
             third = synthetic(model, sizes, seed + 1)
             return (pair[0], third) if sizes != large and works(third) and hides(*pair, third) else pair
-    reason = reasons[0] if reasons else "an output has no elements"
-    raise PruneoptError(f"the model runs on no synthetic input that was tried; give --calib ({reason})")
+    raise PruneoptError(
+        f"the model runs on no synthetic input that was tried; give --calib ({next(filter(None, reasons))})"
+    )
+
+
+def given_feeds(model: Model, given: Feeds, runs: Callable[[Feeds], bool]) -> tuple[Feeds, Feeds]:
+    """Real feeds, and the same with each dynamic dimension of another size where the model runs so, values repeated.
+
+    For models that run on nothing that is drawn. Raises `PruneoptError` where it does not run on these either.
+    """
+    given = {tensor.name: given[tensor.name] for tensor in model.inputs if tensor.name in given}
+    if reason := _refusal(runs, given):
+        raise PruneoptError(f"the model does not run on the first batch of the calibration data: {reason}")
+    places, larger = places_of(model), given
+    sizes = {key: int(given[where[0][0].name].shape[where[0][1]]) for key, where in places.items()}
+    for key in (key for key in places if key not in _sums(places)):
+        size = sizes[key]
+        for other in dict.fromkeys((size + size // 2, 2 * size, size // 2, size + 1)):
+            trial = _summed(sizes | {key: other}, places)
+            repeated = _repeated(given, places, trial)
+            if other not in (0, size) and not _refusal(runs, repeated):
+                sizes, larger = trial, repeated
+                break
+    return given, larger
+
+
+def _refusal(runs: Callable[[Feeds], bool], feeds: Feeds) -> str:
+    """Why a model does not run on these feeds; empty where it does."""
+    try:
+        return "" if runs(feeds) else "an output has no elements"
+    except PruneoptError as error:
+        return str(error)
+
+
+def _repeated(feeds: Feeds, places: Mapping[str, list[Place]], sizes: Sizes) -> Feeds:
+    """Feeds of other sizes, filled with the same values again and again."""
+    made = dict(feeds)
+    for key, where in places.items():
+        for tensor, axis in where:
+            made[tensor.name] = np.take(made[tensor.name], range(sizes[key]), axis, mode="wrap")
+    return made
 
 
 def _beyond(model: Model, small: Sizes, large: Sizes) -> Sizes:
@@ -103,7 +140,7 @@ def _assignment(places: dict[str, list[Place]], relation: str, level: int, batch
     """The size of every key in one run (0: small, 1: large) of one candidate."""
     sizes: Sizes = {}
     used = Counter[str]()
-    sums = {key: terms for key in places if (terms := _terms(key, places))}
+    sums = _sums(places)
     for key, where in places.items():
         if key in sums:
             continue
@@ -113,8 +150,19 @@ def _assignment(places: dict[str, list[Place]], relation: str, level: int, batch
         used[kind] += 1
         varies = run and (relation != "fixed" or kind == "batch")
         sizes[key] = _channels(*where[0]) or apart + (large if varies else small)
+    return _summed(sizes, places)
+
+
+def _sums(places: Iterable[str]) -> dict[str, list[str]]:
+    """The keys whose sizes are sums, and their terms."""
+    return {key: terms for key in places if (terms := _terms(key, places))}
+
+
+def _summed(sizes: Sizes, places: Iterable[str]) -> Sizes:
+    """With all sums right."""
     return sizes | {
-        key: sum(sizes[term] if term in sizes else int(term) for term in terms) for key, terms in sums.items()
+        key: sum(sizes[term] if term in sizes else int(term) for term in terms)
+        for key, terms in _sums(places).items()
     }
 
 

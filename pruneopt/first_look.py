@@ -25,8 +25,9 @@ def make_context(
     """What passes need to run on `model`: the ONNX Runtime backend, and inputs of two sizes that work."""
     from pruneopt.analysis.observe import derived_tensors, observation, observe_bodies
     from pruneopt.backends.ort import OnnxRuntime
+    from pruneopt.errors import PruneoptError
     from pruneopt.frontends.calibration import load_calibration
-    from pruneopt.frontends.sizes import working_feeds
+    from pruneopt.frontends.sizes import given_feeds, working_feeds
     from pruneopt.frontends.widen import widen, widen_feeds
     from pruneopt.model import makers
     from pruneopt.passes.context import Context
@@ -39,7 +40,12 @@ def make_context(
     derived = derived_tensors(model.graph) & made
     points = made & {*comparison_points(model.graph), *(t.name for t in model.outputs)}
     trial = _Trial(model, backend.observer(runnable, derived | points))
-    feeds = working_feeds(model, trial.works, seed, trial.hides)
+    try:
+        feeds = working_feeds(model, trial.works, seed, trial.hides)
+    except PruneoptError:
+        if not batches:
+            raise
+        feeds = given_feeds(model, dict(batches[0]), trial.works)
     seen = observation(model, [trial.runs[id(batch)] for batch in feeds], feeds, derived)
     observe_bodies(runnable, seen, backend.observer, list(map(widen_feeds, feeds)))
     batches = portions(batches, model, seen)

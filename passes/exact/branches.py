@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.bodies import graphs_of, nodes_of
+from pruneopt.analysis.bodies import nodes_of
 from pruneopt.analysis.observe import Observation
 from pruneopt.model import values
 
@@ -15,8 +15,11 @@ from pruneopt.model import values
 def take_branches(graph: gs.Graph, seen: Observation) -> None:
     """Puts branches that are always taken in place of their Ifs, where no name is used twice."""
     names = Counter(t.name for node in nodes_of(graph) for t in node.outputs if t.name)
-    for home in list(graphs_of(graph)):
+    homes = [graph]
+    while homes:
+        home = homes.pop()
         home.nodes = [new for node in home.nodes for new in _taken(node, seen, names)]
+        homes += [body for node in home.nodes for body in node.subgraphs()]
 
 
 def _taken(node: gs.Node, seen: Observation, names: Counter[str]) -> Iterator[gs.Node]:

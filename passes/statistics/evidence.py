@@ -74,6 +74,7 @@ class Evidence:
         pairs: per atom the moments of both sides of products over it.
         consumers: all consumers of the model.
         stakes: by the name of a consumer's output what an error of each entry is worth, where they are classes.
+        measured: whether there was calibration data; what bodies of control flow read has no moments then, either.
         curves, rates: what `planning` has worked out already.
         learn: works out the gradients, which only a few criteria ask for.
         look: named tensors on a batch, for criteria that look at whole activations.
@@ -85,6 +86,7 @@ class Evidence:
     consumers: list[Consumer] = field(default_factory=list)
     stakes: Mapping[str, Array] = field(default_factory=dict)
     pairs: dict[Axis, list[PairMoments]] = field(default_factory=dict)
+    measured: bool = False
     curves: dict[Group, Any] = field(default_factory=dict)
     rates: dict[Group, Any] = field(default_factory=dict)
     learn: Callable[[], Gradients] | None = None
@@ -119,7 +121,7 @@ class Evidence:
         Raises:
             UsageError: there is no calibration data.
         """
-        if not self.moments and not self.pairs:
+        if not self.measured:
             raise UsageError(
                 "this criterion looks at activations; give calibration data (--calib), or choose l2"
             )
@@ -148,18 +150,19 @@ def gather(
     Whoever watches a tensor is given its value in every batch.
     """
     stakes = Stakes.of(analysis.model, context).of_layers(analysis.model.graph)
-    evidence = Evidence(analysis, context.seed, {}, find_consumers(analysis, made=True), stakes=stakes)
+    consumers = find_consumers(analysis, made=True)
+    evidence = Evidence(analysis, context.seed, {}, consumers, stakes, measured=True)
     free = set(wanted)
-    consumers = {id(c.node): c for c in evidence.consumers if not free.isdisjoint(atoms(c.input_axis))}
+    wide = {id(c.node): c for c in consumers if not free.isdisjoint(atoms(c.input_axis))}
     pairs = {id(p.node): p for p in find_pairs(analysis) if p.atom in free}
-    junctions = junctions_of(consumers.values(), analysis)
+    junctions = junctions_of(wide.values(), analysis)
     stream = Stream(analysis.model, context, batches)
     watchers = dict(watched or {})
     looks: list[_Look] = []
     for node in analysis.model.graph.nodes:
         looks += [_Look([t.name], watchers.pop(t.name)) for t in node.inputs if t.name in watchers]
-        if id(node) in consumers:
-            consumer = consumers[id(node)]
+        if id(node) in wide:
+            consumer = wide[id(node)]
             looks += _looks_at(consumer, junctions[consumer.name], stream, evidence)
         if id(node) in pairs:
             moments = PairMoments(pairs[id(node)])

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 import onnx_graphsurgeon as gs
 
 from pruneopt.analysis.axes import Axis, Kind, Reason, find, freeze, is_frozen
-from pruneopt.analysis.bodies import graphs_of, has_body, inner_tensors, nodes_of
+from pruneopt.analysis.bodies import closed_bodies, graphs_of, has_body, nodes_of
 from pruneopt.analysis.divided import divisors
 from pruneopt.analysis.observe import Observation, derived_tensors
 from pruneopt.analysis.op import Axes, Op, Use
@@ -86,19 +86,19 @@ class _Inference:
         self.free_ends = free_ends
         self.weights: set[str] = set()
         self.result = Analysis(model, seen)
-        self.nodes = list(nodes_of(model.graph))
+        self.closed = closed_bodies(model.graph, seen.shapes)
+        self.nodes = list(nodes_of(model.graph, self.closed))
         self.opsets = {domain: model.opset(domain) for domain in {n.domain or "" for n in self.nodes}}
-        self.closed = not all(name in seen.shapes for name in inner_tensors(model.graph) or [""])
 
     def run(self) -> Analysis:
         graph = self.result.model.graph
         for tensor in [] if self.free_ends else graph.inputs:
             self._freeze(self._variable(tensor), f"input '{tensor.name}' of the model")
-        for node in graph.nodes if self.closed else self.nodes:
+        for node in self.nodes:
             self._apply(node)
         for tensor in [] if self.free_ends else graph.outputs:
             self._freeze(self._variable(tensor), f"output '{tensor.name}' of the model")
-        for tensor in _captured(graph) if self.closed else ():
+        for tensor in self._captured():
             self._freeze(self._variable(tensor), f"'{tensor.name}' is used inside a control-flow body")
         self._keep_positions()
         self._keep_named()
@@ -121,7 +121,7 @@ class _Inference:
         rule = find_rule(node, op.opset)
         ends = [*zip(node.inputs, inputs, strict=True), *zip(node.outputs, outputs, strict=True)]
         unknown = any(axes is None and tensor.name for tensor, axes in ends)
-        if self.closed and has_body(node):
+        if has_body(node) and all(id(body) in self.closed for body in node.subgraphs()):
             op.freeze_all("its bodies could not be looked into")
         elif rule is None or unknown:
             op.freeze_all("has no rule" if rule is None else "works on tensors of unknown shape")
@@ -168,11 +168,21 @@ class _Inference:
         for axis in axes or []:
             freeze(axis, Reason(text))
 
+    def _captured(self) -> Iterator[gs.Tensor]:
+        """Variables that are known, and that bodies read which could not be looked into."""
+        for node in self.nodes:
+            for body in (body for body in node.subgraphs() if id(body) in self.closed):
+                read = (t for inner in nodes_of(body) for t in inner.inputs)
+                ends = (t for each in graphs_of(body) for t in each.outputs)
+                for tensor in (*read, *ends):
+                    if isinstance(tensor, gs.Variable) and tensor.name in self.result.axes:
+                        yield tensor
+
     def _keep_positions(self) -> None:
         """Positions that leave the graph or a body are values to whoever gets them."""
         graph = self.result.model.graph
         ends = [t for body in graphs_of(graph) for t in body.outputs]
-        for tensor in (*ends, *(_captured(graph) if self.closed else ())):
+        for tensor in (*ends, *self._captured()):
             if tensor.name in self.result.pointers:
                 freeze(self.result.pointers[tensor.name], Reason("positions along it are values"))
 
@@ -218,16 +228,6 @@ def _tie_axes(a: Axes, b: Axes) -> None:
             unify(x, y)
         except Clash:  # the copies shrink apart; the rewrite makes one each
             continue
-
-
-def _captured(graph: gs.Graph) -> Iterator[gs.Tensor]:
-    """Variables of the main graph that nodes inside bodies read."""
-    own = {t.name for node in graph.nodes for t in node.outputs} | {t.name for t in graph.inputs}
-    for body in graph.subgraphs(recursive=True):
-        inner = {t.name for node in body.nodes for t in node.outputs} | {t.name for t in body.inputs}
-        for tensor in (*(t for node in body.nodes for t in node.inputs), *body.outputs):
-            if isinstance(tensor, gs.Variable) and tensor.name in own - inner:
-                yield tensor
 
 
 __all__ = ["Analysis", "ConstantUse", "analyse", "is_frozen"]

@@ -7,7 +7,8 @@ chain (`static_values`), never from two runs agreeing by chance (`min(length, 51
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -90,15 +91,38 @@ def observe_bodies(
     if not inner:
         return
     watched = {name + SEEN for name in derived_tensors(model.graph) & set(inner)}
-    try:
-        trial = observer(opened(model), watched)
-        runs = [trial.run(batch) for batch in feeds]
-    except PruneoptError:
-        return
-    found = observation(model, runs, feeds, watched)
-    seen.shapes |= {n: found.shapes[n + SEEN] for n in inner if n + SEEN in found.shapes}
-    seen.values |= {n.removesuffix(SEEN): v for n, v in found.values.items()}
-    seen.static = static_values(model.graph, seen)
+
+    def look(closed: Collection[tuple[str, str]]) -> None:
+        copy = opened(model, closed)
+        names = watched & {t.name for node in copy.graph.nodes for t in node.outputs}
+        trial = observer(copy, names)
+        found = observation(model, [trial.run(batch) for batch in feeds], feeds, names)
+        seen.shapes |= {n: found.shapes[n + SEEN] for n in inner if n + SEEN in found.shapes}
+        seen.values |= {n.removesuffix(SEEN): v for n, v in found.values.items()}
+        seen.static = static_values(model.graph, seen)
+
+    with suppress(PruneoptError):
+        try:
+            look(())
+        except PruneoptError:
+            look(_left_out(model, observer, feeds))
+
+
+def _left_out(
+    model: Model, observer: Callable[[Model, set[str]], Observer], feeds: Sequence[Feeds]
+) -> set[tuple[str, str]]:
+    """Branches of Ifs that no run takes: (first output, attribute)."""
+    branching = [n for n in model.graph.nodes if n.op == "If" and n.inputs[0].inputs]
+    trial = observer(model, {node.inputs[0].name for node in branching})
+    runs = [trial.run(batch)[1] for batch in feeds]
+    taken = {(n.outputs[0].name, bool(run[n.inputs[0].name])) for n in branching for run in runs}
+    sides = {True: "then_branch", False: "else_branch"}
+    return {
+        (node.outputs[0].name, sides[side])
+        for node in branching
+        for side in sides
+        if (node.outputs[0].name, side) not in taken
+    }
 
 
 def _is_kept(value: object) -> bool:

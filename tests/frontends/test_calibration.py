@@ -14,7 +14,7 @@ from pruneopt.errors import PruneoptError
 from pruneopt.frontends import dimensions
 from pruneopt.frontends.calibration import load_calibration
 from pruneopt.frontends.dimensions import Feeds
-from pruneopt.frontends.sizes import probe_sizes, working_feeds
+from pruneopt.frontends.sizes import given_feeds, probe_sizes, working_feeds
 from pruneopt.frontends.synthetic import synthetic
 from pruneopt.model import Model
 
@@ -76,6 +76,29 @@ def test_sizes_that_strides_make_one_are_told_apart_by_a_third() -> None:
     small, large = working_feeds(made, lambda feeds: frames(feeds) > 0, hides=hides)
     assert frames(small) != frames(large)
     assert small["x"].shape[0] != large["x"].shape[0]
+
+
+def test_real_inputs_serve_where_none_that_is_drawn_does() -> None:
+    """Each dimension gets another size where the model runs so, and sums stay sums."""
+    made = inputs(
+        ("x", FLOAT, ["n", "s"]), ("mask", INT64, ["n", "past + s"]), ("past", FLOAT, ["n", "past"])
+    )
+
+    def runs(feeds: Feeds) -> bool:
+        if feeds["x"].shape[1] != 6:
+            raise PruneoptError("six are expected")
+        return feeds["mask"].shape[1] == 6 + feeds["past"].shape[1]
+
+    given = {"x": np.arange(6.0)[None], "mask": np.arange(10)[None], "past": np.arange(4.0)[None]}
+    small, large = given_feeds(made, given, runs)
+    assert small == given
+    assert {name: array.tolist() for name, array in large.items()} == {
+        "x": [[0, 1, 2, 3, 4, 5]] * 2,
+        "mask": [[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]] * 2,
+        "past": [[0, 1, 2, 3, 0, 1]] * 2,
+    }
+    with pytest.raises(PruneoptError, match="first batch of the calibration data: six are expected"):
+        given_feeds(made, given | {"x": np.zeros((1, 5))}, runs)
 
 
 def test_later_tries_hold_back() -> None:

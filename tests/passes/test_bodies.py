@@ -184,3 +184,59 @@ def test_a_branch_that_is_always_taken_takes_the_place_of_its_if(flag: bool) -> 
     assert "If" not in {node.op for node in result.model.graph.nodes}
     assert ("Relu" if flag else "Tanh") in [node.op for node in result.model.graph.nodes][2:]
     assert result.report["equivalence"]["max_rel_error"] < 1e-5
+
+
+RATES = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[n, s] x, int64 rate) => (float[n, 5] y) {
+    high = Equal (rate, sixteen)
+    o = If (high) <
+        then_branch = t () => (float[n, 24] to) {
+            th = MatMul (x, a1)
+            tr = Relu (th)
+            few = Less (rate, sixteen)
+            ti = If (few) <
+                then_branch = tt () => (float[n, 24] tto) { tto = MatMul (tr, a2) },
+                else_branch = te () => (float[n, 24] teo) { ten = Neg (tr) teo = MatMul (ten, a2) }
+            >
+            to = Add (ti, shift)
+        },
+        else_branch = e () => (float[n, 24] eo) {
+            eh = MatMul (x, b1)
+            eb = Add (eh, shift)
+            eo = Tanh (eb)
+        }
+    >
+    y = MatMul (o, w) }"""
+
+
+def rates() -> onnx.ModelProto:
+    """As Silero's voice detector: 32 samples at rate 16, else 16 samples, a bias for both, one If in another."""
+    proto = onnx.parser.parse_model(RATES)
+    arrays = {"sixteen": np.array(16), "shift": np.random.default_rng(1).standard_normal(24, np.float32)}
+    proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
+    proto.graph.initializer.extend(_weights(("a1", 32, 48), ("a2", 48, 24), ("b1", 16, 24), ("w", 24, 5)))
+    return proto
+
+
+def test_a_branch_that_no_data_takes_stays_and_the_other_shrinks() -> None:
+    """Nothing that is drawn runs; what is given does, but not through the other branch."""
+    rng, model = np.random.default_rng(2), models.loaded(rates())
+    given = [{"x": rng.standard_normal((1, 32), np.float32), "rate": np.array(16)} for _ in range(5)]
+    plain, mended = (
+        po.prune(model, passes=passes, calib=given, timed=False)
+        for passes in ("width{ratio=0.5}", "width{ratio=0.5}, repair")
+    )
+    assert {g["size"]: g["kept"] for g in plain.report["groups"]} == {48: 24}
+    other = {"x": rng.standard_normal((1, 16), np.float32), "rate": np.array(8)}
+    expected, found = (Session(m).run(other)["y"] for m in (model, plain.model))
+    np.testing.assert_array_equal(expected, found)
+    assert mended.report["fidelity"]["y"]["rel_l2"] < plain.report["fidelity"]["y"]["rel_l2"]
+
+
+def test_branches_in_a_branch_that_is_taken_are_taken() -> None:
+    proto = rates()
+    del proto.graph.input[1]
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(16), "rate"))
+    result = po.prune(models.loaded(proto), passes="width{ratio=0.5}", timed=False)
+    assert "If" not in {node.op for node in result.model.graph.nodes}
+    assert {g["kept"] for g in result.report["groups"]} == {24, 12}
