@@ -54,6 +54,13 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "ConvBert": {"embedding_size": 64},
     "RoFormer": {"embedding_size": 64},
     "Nystromformer": {"segment_means_seq_len": 16, "num_landmarks": 16},
+    "XLNet": {
+        **HEADS,
+        "d_model": 64,
+        "d_inner": 128,
+        "use_mems_eval": False,
+        "max_position_embeddings": None,
+    },
 }
 DECODERS: dict[str, dict[str, Any]] = {
     "GPTNeoX": {},
@@ -70,6 +77,62 @@ DECODERS: dict[str, dict[str, Any]] = {
     "GptOss": {**GROUPED, **EXPERTS, "head_dim": 16},
     "DeepseekV3": LATENT,
 }
+PATCHES = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "image_size": 64,
+    "patch_size": 8,
+}
+STAGES = {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 32, 64], "num_attention_heads": [1, 2, 2, 4]}
+IMAGES: dict[str, dict[str, Any]] = {
+    "BeitForImageClassification": {**PATCHES, "use_relative_position_bias": True},
+    "Dinov2Model": {**PATCHES, "use_swiglu_ffn": True},
+    "Swinv2ForImageClassification": {
+        "image_size": 64,
+        "patch_size": 2,
+        "embed_dim": 32,
+        "depths": [2, 2],
+        "num_heads": [2, 4],
+        "window_size": 4,
+    },
+    "ConvNextV2ForImageClassification": STAGES,
+    "EfficientNetForImageClassification": {
+        "image_size": 64,
+        "width_coefficient": 0.25,
+        "depth_coefficient": 0.5,
+        "hidden_dim": 320,
+    },
+    "PvtV2ForImageClassification": {**STAGES, "image_size": 64},
+    "SegformerForSemanticSegmentation": {**STAGES, "decoder_hidden_size": 32},
+    "YolosForObjectDetection": {**PATCHES, "image_size": [64, 64], "num_detection_tokens": 5},
+    "DPTForDepthEstimation": {
+        **PATCHES,
+        "num_hidden_layers": 4,
+        "backbone_out_indices": [0, 1, 2, 3],
+        "neck_hidden_sizes": [16, 16, 32, 32],
+        "fusion_hidden_size": 16,
+        "is_hybrid": False,
+    },
+    "PerceiverForImageClassificationLearned": {
+        "image_size": 64,
+        "num_latents": 16,
+        "d_latents": 64,
+        "num_blocks": 1,
+        "num_self_attends_per_block": 2,
+        "num_self_attention_heads": 4,
+        "num_cross_attention_heads": 4,
+    },
+}
+SOUNDS = "Wav2Vec2ForCTC HubertModel WavLMModel SEWModel".split()
+EARS = {
+    "conv_dim": [32] * 3,
+    "conv_stride": [5, 2, 2],
+    "conv_kernel": [10, 3, 3],
+    "num_feat_extract_layers": 3,
+}
+EARS |= {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 YOLOS = "yolov3-tiny yolov5n yolov8n yolov9t yolov10n yolo11n yolo12n yolo11n-seg yolo11n-pose".split()
 SEGMENTERS = {
     "Unet": "mit_b0",
@@ -95,23 +158,52 @@ def language() -> Iterator[tuple[str, Maker]]:
         for name, options in table.items():
 
             def make(path: Path, name: str = name, head: str = head, extra: Any = options) -> None:
-                config = getattr(transformers, f"{name}Config")(**{**SMALL, **extra})
+                config = getattr(transformers, f"{name}Config")(
+                    **{key: value for key, value in (SMALL | extra).items() if value is not None}
+                )
                 config._experts_implementation = "batched_mm"
                 inner = getattr(transformers, f"{name}{head}")(config)
 
-                class First(torch.nn.Module):
-                    """The first output of what is called with token ids and a mask."""
+                def call(ids: Any, mask: Any) -> Any:
+                    return inner(input_ids=ids, attention_mask=mask)[0]
 
-                    def __init__(self) -> None:
-                        super().__init__()
-                        self.inner = inner
-
-                    def forward(self, ids: Any, mask: Any) -> Any:
-                        return self.inner(input_ids=ids, attention_mask=mask)[0]
-
-                script(First(), (ids, torch.ones_like(ids)), path, ["ids", "mask"], dynamic)
+                script(calling(call, inner), (ids, torch.ones_like(ids)), path, ["ids", "mask"], dynamic)
 
             yield name, make
+
+
+def senses() -> Iterator[tuple[str, Maker]]:
+    """Encoders of images and of sound."""
+    import torch
+
+    transformers = import_module("transformers")
+
+    image, sound = torch.randn(2, 3, 64, 64), torch.randn(2, 4000)
+    found = [(name, options, image) for name, options in IMAGES.items()]
+    found += [(name, {**SMALL, **EARS}, sound) for name in SOUNDS]
+    for name, options, x in found:
+
+        def make(path: Path, name: str = name, options: Any = options, x: Any = x) -> None:
+            kind = getattr(transformers, name)
+            inner = kind(kind.config_class(**options))
+            script(calling(lambda x: inner(x)[0], inner), (x,), path, ["x"], {"x": {0: "batch"}})
+
+        yield name, make
+
+
+def calling(call: Callable[..., Any], inner: Any) -> Any:
+    """A module that does what a function of a module does."""
+    import torch
+
+    class Calling(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *inputs: Any) -> Any:
+            return call(*inputs)
+
+    return Calling()
 
 
 def detectors() -> Iterator[tuple[str, Maker]]:
@@ -166,12 +258,13 @@ def keras_images() -> Iterator[tuple[str, Maker]]:
         yield name, make
 
 
-FAMILIES = {
-    "transformers": language,
-    "ultralytics": detectors,
-    "segmentation_models_pytorch": segmenters,
-    "tf2onnx": keras_images,
-}
+FAMILIES = (
+    ("transformers", language),
+    ("transformers", senses),
+    ("ultralytics", detectors),
+    ("segmentation_models_pytorch", segmenters),
+    ("tf2onnx", keras_images),
+)
 
 
 def script(model: Any, inputs: tuple[Any, ...], path: Path, names: list[str], dynamic: Any) -> None:
@@ -192,11 +285,13 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     if find_spec("torch") is not None:
         declare()
-    for package, family in FAMILIES.items():
-        if find_spec(package) is None:
-            print(f"{package} is not installed: left out", flush=True)
+    for package, family in FAMILIES:
+        try:
+            found = list(family())
+        except ImportError as error:
+            print(f"{package} is left out: {error}", flush=True)
             continue
-        for name, make in family():
+        for name, make in found:
             path = options.folder / f"{package}_{name}.onnx"
             if path.exists() or (options.names and name not in options.names):
                 continue

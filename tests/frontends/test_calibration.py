@@ -87,7 +87,7 @@ def test_real_inputs_serve_where_none_that_is_drawn_does() -> None:
     def runs(feeds: Feeds) -> bool:
         if feeds["x"].shape[1] != 6:
             raise PruneoptError("six are expected")
-        return feeds["mask"].shape[1] == 6 + feeds["past"].shape[1]
+        return bool(feeds["mask"].shape[1] == 6 + feeds["past"].shape[1])
 
     given = {"x": np.arange(6.0)[None], "mask": np.arange(10)[None], "past": np.arange(4.0)[None]}
     small, large = given_feeds(made, given, runs)
