@@ -65,7 +65,7 @@ class _Sequence:
         masked, _ = list(claim.references())[-1]
         self.pruned = Stream(masked, context, batches)
         self.nodes = makers(self.pruned.model.graph)
-        plain = (c for c in find_consumers(claim.analysis) if not c.shared)
+        plain = (c.narrow() for c in find_consumers(claim.analysis) if not c.shared)
         self.waiting = {c.name: c for c in plain if c.name in self.nodes}  # bodies do not run piece by piece
         self.junctions = junctions_of(self.waiting.values(), claim.analysis)
         blind = any(map(self._is_blind, self.waiting.values()))

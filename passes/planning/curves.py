@@ -20,7 +20,6 @@ from pruneopt.passes.statistics.leastsquares import ridge
 from pruneopt.passes.statistics.pairs import PairMoments
 
 STEPS = 64  # entries go in about this many lots
-FEATURES = 3072  # inverted at a time, where a window has more: their cube is what it costs
 
 
 @dataclass(frozen=True)
@@ -78,24 +77,18 @@ class _State:
     """Weights and inverse moments of consumers of the same rows, while entries go; features are sorted by entry."""
 
     def __init__(self, views: Sequence[View], size: int) -> None:
-        view, window = views[0], views[0].consumer.window
+        view = views[0]
         covariance = view.moments.covariance
         conv = view.consumer.node.op == "Conv"
-        diagonal = np.arange(covariance.shape[1])
-        covariance[:, diagonal, diagonal] += ridge(covariance, 1e-3 if conv else 0.02, own=not conv)
-        weight, entries = _stacked(views, len(diagonal)), view.entries
-        self.lost: Array = np.zeros(
-            size
-        )  # of each entry left: what its directions that were dropped would add
-        most = max(1, FEATURES * window // len(diagonal))
-        if window > most:
-            weight, covariance = _narrowed(weight, covariance, window, most)
-            entries = np.repeat(entries[::window], most)
-        inside = np.flatnonzero(entries >= 0)
-        sort = inside[np.argsort(entries[inside], kind="stable")]
+        added = ridge(covariance, 1e-3 if conv else 0.02, own=not conv)
+        inside = np.flatnonzero(view.entries >= 0)
+        sort = inside[np.argsort(view.entries[inside], kind="stable")]
         self.width = len(sort) // size  # features per entry
-        order = np.concatenate([sort, np.flatnonzero(entries < 0)])
-        self.weight = weight[:, :, order]
+        rest = np.flatnonzero(view.entries < 0)
+        order = np.concatenate([sort, rest])
+        self.weight = _stacked(views, covariance.shape[1])[:, :, order]
+        diagonal = np.arange(covariance.shape[1])
+        covariance[:, diagonal, diagonal] += added
         self.inverse = np.linalg.inv(covariance)[:, order[:, None], order]
         self.entries = size
 
@@ -142,36 +135,6 @@ def _stacked(views: Sequence[View], features: int) -> Array:
     values, vectors = np.linalg.eigh(heard)
     found: Array = (vectors * np.sqrt(np.maximum(values, 0))[:, None]).transpose(0, 2, 1)
     return found
-
-
-def _narrowed(weight: Array, moment: Array, window: int, most: int) -> tuple[Array, Array]:
-    """Only the `most` directions of windows that matter to the outputs; shapes as below.
-
-    They are the same for all channels, so that a channel that others can make up for still is one. With the mean
-    moments L L^T of a window z and the sum of W^T W over channels, V S^2 V^T = L^T W^T W L, they are the first of
-    u = V^T L^-1 z. These speak for the whole: each channel's weights grow until its outputs' squares are as before.
-
-    Args:
-        weight: W, shape [groups, outputs, channels * window].
-        moment: second moments, shape [groups, channels * window, channels * window].
-        window: features of a channel.
-        most: how many directions are kept.
-    """
-    g, o, size = weight.shape
-    n, each = size // window, np.arange(size // window)
-    own = moment.reshape(g, n, window, n, window)[:, each, :, each, :]  # [channels, groups, window, window]
-    lower = np.linalg.cholesky(own.mean((0, 1)))
-    weight = weight.reshape(g, o, n, window)
-    _, vectors = np.linalg.eigh(lower.T @ np.einsum("gonw,gonv->wv", weight, weight) @ lower)
-    down = np.linalg.solve(lower.T, vectors[:, -most:]).T
-    kept = weight @ lower @ vectors[:, -most:]
-    for _ in range(2):
-        moment = (down @ moment.reshape(g, n, window, -1)).reshape(g, n * most, -1).swapaxes(1, 2)
-    left = moment.reshape(g, n, most, n, most)[:, each, :, each, :]
-    before = np.einsum("gonw,ngwv,gonv->gn", weight, own, weight, optimize=True)
-    after = np.einsum("gonw,ngwv,gonv->gn", kept, left, kept, optimize=True)
-    kept *= np.sqrt(before / np.where(after > 0, after, 1.0))[:, None, :, None]
-    return kept.reshape(g, o, n * most), moment
 
 
 class _PairState:

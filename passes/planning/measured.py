@@ -32,7 +32,7 @@ def survey(
     """
     fit, held = hold_out(batches)
     every, few = (len(split_batches(analysis.model, each, 1)) for each in (batches, held))
-    lots = list(_lots(groups, find_consumers(analysis, made=True)))
+    lots = list(_lots(groups, [c.narrow() for c in find_consumers(analysis, made=True)]))
     whole = Evidence(analysis, context.seed)
     for i, lot in enumerate(lots):
         number = f" {i + 1} of {len(lots)}" if len(lots) > 1 else ""

@@ -19,6 +19,7 @@ from pruneopt.model import values
 
 Index = npt.NDArray[np.int64]
 OUTPUTS = 4096  # that are looked at at once
+FEATURES = 4608  # of one fit, where windows have more: time grows with their cube, memory with their square
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +129,20 @@ class Consumer:
         found = positions(self.input_axis, atom)
         return None if found is None else np.repeat(found, self.window)
 
+    def narrow(self) -> Consumer:
+        """Itself, or where windows make more than `FEATURES` features of it, one of fewer."""
+        channels = self.features // self.window
+        most = max(1, FEATURES // channels)
+        if self.window <= most:
+            return self
+        return Narrow(
+            self.node, self.use, self.groups, self.shared, _waves(self.use.constant.shape[2:], most)
+        )
+
+    def seen(self, rows: Array) -> Array:
+        """Rows of what the weight is applied to, shape [groups, rows, channels * kernel], as features."""
+        return rows
+
     @property
     def _made(self) -> int:
         return 1 - self._contracted
@@ -137,6 +152,53 @@ class Consumer:
         if self.node.op == "MatMul":
             return 1 - self.slot
         return 0 if self.node.op == "Gemm" and self.slot == 1 and not self.node.attrs.get("transB") else 1
+
+
+@dataclass(frozen=True, eq=False)
+class Narrow(Consumer):
+    """A Conv whose features are the lowest frequencies of each channel's window; all else of its weight stays.
+
+    Attributes:
+        waves: an orthonormal basis of them, shape [kernel, window].
+    """
+
+    waves: Array
+
+    @property
+    def window(self) -> int:
+        """Features per input channel."""
+        return int(self.waves.shape[1])
+
+    @property
+    def features(self) -> int:
+        """Features of one group of channels."""
+        return super().features // len(self.waves) * self.window
+
+    def as_matrix(self, weight: Array) -> Array:
+        """What the features weigh in a weight as it is stored."""
+        return self.seen(super().as_matrix(weight))
+
+    def stored(self, matrix: Array, kind: npt.DTypeLike | None = None) -> Array:
+        """The stored weight, with other values for the features."""
+        old = values(self.use.constant)
+        change = (matrix - self.as_matrix(old)).reshape(*matrix.shape[:2], -1, self.window) @ self.waves.T
+        return super().stored(super().as_matrix(old) + change.reshape(*matrix.shape[:2], -1), kind)
+
+    def seen(self, rows: Array) -> Array:
+        """Rows of windows, shape [groups, rows, channels * kernel], as features."""
+        found = rows.reshape(*rows.shape[:2], -1, len(self.waves)) @ self.waves.astype(rows.dtype)
+        return np.asarray(found.reshape(*rows.shape[:2], -1))
+
+
+def _waves(kernel: Sequence[int], most: int) -> Array:
+    """The `most` lowest frequencies of a window, the mean first (discrete cosine transform), shape [kernel, most]."""
+    basis, squares = np.ones((1, 1)), np.zeros(1, int)
+    for size in kernel:
+        places, frequency = np.arange(size) + 0.5, np.arange(size)
+        wave = np.cos(np.pi / size * places[:, None] * frequency)
+        basis = np.kron(basis, wave / np.linalg.norm(wave, axis=0))
+        squares = np.add.outer(squares, frequency**2).reshape(-1)
+    return np.asarray(basis[:, np.argsort(squares, kind="stable")[:most]])
 
 
 def find_consumers(analysis: Analysis, columns: bool = False, made: bool = False) -> list[Consumer]:

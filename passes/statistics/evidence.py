@@ -150,7 +150,7 @@ def gather(
     Whoever watches a tensor is given its value in every batch.
     """
     stakes = Stakes.of(analysis.model, context).of_layers(analysis.model.graph)
-    consumers = find_consumers(analysis, made=True)
+    consumers = [consumer.narrow() for consumer in find_consumers(analysis, made=True)]
     evidence = Evidence(analysis, context.seed, {}, consumers, stakes, measured=True)
     free = set(wanted)
     wide = {id(c.node): c for c in consumers if not free.isdisjoint(atoms(c.input_axis))}

@@ -60,7 +60,7 @@ class Sampler:
         """Rows of the weight's input `data`, shape [groups, sampled, features]."""
         if self.consumer.node.op != "Conv":
             return self._flat(batch, data)
-        return windows(self.consumer, data, lambda count: self.places(batch, count))
+        return self.consumer.seen(windows(self.consumer, data, lambda count: self.places(batch, count)))
 
     def targets(self, batch: int, output: Array) -> Array:
         """Rows of a tensor shaped like the node's output, shape [groups, sampled, outputs]."""
