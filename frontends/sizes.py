@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from pruneopt.analysis.bodies import nodes_of
 from pruneopt.errors import PruneoptError
 from pruneopt.frontends.dimensions import Feeds, Pair, Place, Sizes, places_of
 from pruneopt.frontends.synthetic import synthetic
@@ -51,7 +50,8 @@ def probe_sizes(model: Model) -> Iterator[tuple[Sizes, Sizes]]:
 
 def _levels(model: Model) -> Sequence[int]:
     """The order in which `LEVELS` are tried: ONNX Runtime dies of a Scan over nothing, as short signals may be."""
-    if any(node.op == "Scan" for node in nodes_of(model.graph)):
+    graphs = (model.graph, *model.graph.subgraphs(recursive=True))
+    if any(node.op == "Scan" for graph in graphs for node in graph.nodes):
         return (3, 4, 2, 1, 0)
     return (1, 0, 2, 3, 4) if _is_large(model) else range(5)
 

@@ -38,7 +38,7 @@ from pruneopt.passes.statistics.evidence import SAMPLES
 from pruneopt.passes.statistics.moments import root
 from pruneopt.passes.statistics.rows import pick
 from pruneopt.passes.statistics.stakes import Stakes
-from pruneopt.passes.statistics.stream import Stream, hold_out
+from pruneopt.passes.statistics.stream import Stream, hold_out, small_batches
 
 WIDE = 16  # outputs per feature, at least: another product of features x features is little beside it then
 FEWEST = 16  # features
@@ -227,7 +227,7 @@ def _linear(node: gs.Node | None) -> gs.Node | None:
 
 def _second_moments(model: Model, wide: list[Consumer], context: Context) -> dict[str, Array]:
     """E[x^T x] of what each product reads, by its name; shape [features, features]."""
-    fit, _ = hold_out(context.calibration)
+    fit, _ = hold_out(small_batches(context))
     names = list(dict.fromkeys(c.data for c in wide))
     stream = Stream(model, context, fit, later=names)
     share = max(1, -(-SAMPLES // len(fit)))

@@ -23,7 +23,7 @@ from pruneopt.passes.pipeline import Pipeline
 from pruneopt.passes.planning.joint_options import Scale, Trial, depth_options, length_options, width_curve
 from pruneopt.passes.planning.joint_plans import SLACK, Choices, Plan, Tried, worth_of
 from pruneopt.passes.repair import Repair
-from pruneopt.passes.statistics.stream import hold_out
+from pruneopt.passes.statistics.stream import hold_out, small_batches
 from pruneopt.passes.width import Width
 
 AXES = ("depth", "length", "width")
@@ -73,7 +73,7 @@ class Joint(Budgeted):
         """
         if not context.calibration:
             raise UsageError("joint: what each axis costs has to be measured on real inputs; give --calib")
-        fit, held = hold_out(context.calibration)
+        fit, held = hold_out(small_batches(context))
         scale = Scale(model, self.budgets, context)
         options, refused = self._options(scale, fit[:: max(1, len(fit) // FEW)][:FEW])
         judge, wide = Trial(model, held, context), options.width is not None

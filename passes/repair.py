@@ -22,7 +22,7 @@ from pruneopt.passes.sequence import Settings, refit_all
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.damage import Yardstick, outputs
 from pruneopt.passes.statistics.leastsquares import Refit
-from pruneopt.passes.statistics.stream import hold_out
+from pruneopt.passes.statistics.stream import hold_out, small_batches
 
 KEPT = 1 << 28  # bytes of new weights, of a repaired model that waits to be asked for again
 # In which ways are tried: `stream` picks, layer by layer, what `self` does.
@@ -77,7 +77,7 @@ class Repair:
 
         `again`: it will be asked for again. What does more than `most` damage is left as it is.
         """
-        batches = context.calibration
+        batches = small_batches(context)
         _, held = hold_out(batches)
         aim = aim_of(claim, context)
         yardstick = Yardstick.of(aim.model.graph, outputs(aim.model, context, held))

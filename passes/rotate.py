@@ -25,7 +25,7 @@ from pruneopt.passes.rotation.turning import Editor, Spread, turn
 from pruneopt.passes.statistics.consumers import find_consumers
 from pruneopt.passes.statistics.evidence import gather
 from pruneopt.passes.statistics.rows import pick
-from pruneopt.passes.statistics.stream import hold_out, valid_tokens
+from pruneopt.passes.statistics.stream import hold_out, small_batches, valid_tokens
 
 SAMPLES = 20_000  # rows of each norm's input
 AXES = ("heads", "stream")
@@ -54,7 +54,7 @@ class Rotate:
         editor = Editor(made, twins(model, made))
         heads = HeadTurner(analysis, editor)
         found = _Residuals(analysis, set(heads.candidates())) if "stream" in self.axes else None
-        fit, _ = hold_out(context.calibration)
+        fit, _ = hold_out(small_batches(context))
         narrow = found.bottlenecks if found else []
         sampler = _Sampler(found.spreads if found else [], narrow, fit, context.seed)
         wanted = heads.candidates() if "heads" in self.axes else []

@@ -29,7 +29,7 @@ from pruneopt.passes.sparsity.sites import blind_harm
 from pruneopt.passes.sparsity.speed import Watch, planned
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.damage import Yardstick, outputs
-from pruneopt.passes.statistics.stream import hold_out
+from pruneopt.passes.statistics.stream import hold_out, small_batches
 
 PROBED = 0.7  # the share of zeros at which harm is measured where latency decides on the shares
 
@@ -190,7 +190,7 @@ class Sparsify:
 
 def _moved(before: Model, outcome: Outcome, context: Context, most: float) -> Mapping[str, float]:
     """Damage at the outputs of every fifth batch, all of which layers were fitted on."""
-    _, held = hold_out(context.calibration)
+    _, held = hold_out(small_batches(context))
     dense, found = (outputs(each, context, held) for each in (before, outcome.model))
     return {"none": Yardstick.of(before.graph, dense).damage(found)}
 

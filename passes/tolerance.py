@@ -19,7 +19,7 @@ from pruneopt.passes.planning.costs import shares_of
 from pruneopt.passes.repair import Repair
 from pruneopt.passes.rewriting.masked import Masked
 from pruneopt.passes.statistics.damage import Outputs, outputs
-from pruneopt.passes.statistics.stream import hold_out
+from pruneopt.passes.statistics.stream import hold_out, small_batches
 from pruneopt.passes.width import Width
 
 STEPS = 6  # shares that are tried, at most
@@ -86,7 +86,7 @@ class Tolerance:
 
     def _made(self, model: Model, context: Context) -> Outputs:
         """Outputs on batches that nothing was fitted to, as far as there are some."""
-        _, held = hold_out(context.calibration)
+        _, held = hold_out(small_batches(context))
         return outputs(model, context, held or list(context.feeds))
 
 

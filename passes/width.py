@@ -41,7 +41,7 @@ from pruneopt.passes.rewriting.shrink import shrink, shrunk_sizes
 from pruneopt.passes.rivals import better
 from pruneopt.passes.rotate import Rotate
 from pruneopt.passes.statistics.evidence import Evidence, gather
-from pruneopt.passes.statistics.stream import hold_out
+from pruneopt.passes.statistics.stream import hold_out, small_batches
 from pruneopt.passes.unmerge import Unmerge
 
 
@@ -170,7 +170,7 @@ class Width(Budgeted):
         groups = [g for g in groups if kinds[g] in self.axes.split("+")]
         if not context.calibration or (self.criterion in WEIGHTS_ONLY and not measured):
             return analysis, groups, Evidence(analysis, context.seed)
-        batches = context.calibration
+        batches = small_batches(context)
         if measured:
             evidence = survey(analysis, groups, context, batches)
             if self.criterion in (None, "obs"):  # curves are all that they look at

@@ -27,7 +27,7 @@ from pruneopt.passes.depth.study import Study
 from pruneopt.passes.depth.switches import Bypassed
 from pruneopt.passes.options import Budgeted, check_names, check_share
 from pruneopt.passes.proof import prove
-from pruneopt.passes.statistics.stream import hold_out
+from pruneopt.passes.statistics.stream import hold_out, small_batches
 
 FORWARDS = 12.0  # passes over the calibration set that all trials together may take
 FEWEST = 4  # batches that a trial runs on at least
@@ -121,7 +121,7 @@ class Depth(Budgeted):
     ) -> Outcome:
         """Blocks chosen with the cost of their maps, or fewer without maps: what does less damage on held-out data."""
         outcomes: list[tuple[float, bool, Outcome]] = []
-        _, held = hold_out(context.calibration)
+        _, held = hold_out(small_batches(context))
         for mapped in (True, False):
             try:
                 dropped, entry = choose(study, sets, replace(wanted, mapped=mapped))
@@ -207,7 +207,7 @@ class Depth(Budgeted):
         if not self._way:
             return Amends()
         context.progress(self._way)
-        fit, held = hold_out(context.calibration)
+        fit, held = hold_out(small_batches(context))
         judge = Judge(blocks, dropped, context, held)
         if self.fit:
             return fit_maps(blocks, dropped, judge, fit)
@@ -236,7 +236,7 @@ def trial_batches(context: Context, units: int) -> Sequence[Any]:
     """As many batches as the trials have time for."""
     if not context.calibration:
         return context.feeds
-    fit, _ = hold_out(context.calibration)
+    fit, _ = hold_out(small_batches(context))
     trials = units * (units + 1) / 2 / 2
     return fit[: max(FEWEST, int(FORWARDS * len(fit) / max(trials, 1)))]
 

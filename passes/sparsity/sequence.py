@@ -21,7 +21,7 @@ from pruneopt.passes.sparsity.methods import Method
 from pruneopt.passes.sparsity.methods.ria import importance
 from pruneopt.passes.sparsity.patterns import Pattern
 from pruneopt.passes.statistics.consumers import Consumer
-from pruneopt.passes.statistics.stream import Stream
+from pruneopt.passes.statistics.stream import Stream, small_batches
 
 LOOK = 4096  # rows per layer that importance is judged by
 Shares = Mapping[Consumer, float]
@@ -72,7 +72,7 @@ def _in_order(
 
     Where the method refits and a layer writes to a stream, it is refitted towards the original's, see `aims`.
     """
-    batches = context.calibration
+    batches = small_batches(context)
     stream = Stream(analysis.model.copy(), context, batches)
     nodes = makers(stream.model.graph)
     aims = Aims(analysis, shares if settings.method.refits else (), context, batches)
@@ -115,7 +115,7 @@ def look(
 
     Worked out when asked for: of all layers together it takes as much room as the model.
     """
-    batches = context.calibration
+    batches = small_batches(context)
     stream = Stream(model.copy(), context, batches) if batches else None
     for _, siblings in groupby(layers, key=same_rows):
         together = list(siblings)

@@ -29,7 +29,7 @@ from pruneopt.passes.sparsity.sequence import (
 )
 from pruneopt.passes.statistics.consumers import Consumer
 from pruneopt.passes.statistics.damage import Yardstick, outputs
-from pruneopt.passes.statistics.stream import Stream
+from pruneopt.passes.statistics.stream import Stream, small_batches
 
 LEVELS = np.linspace(0, 1, 65)  # shares of zeros that a curve is known at
 PROBES = 32  # runs at most; layers between probed ones of the same shapes get what lies between
@@ -57,7 +57,7 @@ def study(
 ) -> list[Site]:
     """Curves of all layers and probes of some, in one run of the model as it is over some of the batches."""
     context.progress("statistics")
-    batches = context.calibration
+    batches = small_batches(context)
     stream = Stream(model.copy(), context, batches[:: -(-len(batches) // STUDIED)])
     nodes = makers(stream.model.graph)
     lots = [list(siblings) for _, siblings in groupby(layers, key=same_rows)]
@@ -100,7 +100,7 @@ def _summed(units: Sequence[Array]) -> Array:
 
 def rates(model: Model, sites: Sequence[Site], context: Context) -> list[float]:
     """Damage at the outputs that each site's probe does by itself."""
-    few = context.calibration[:FEW]
+    few = small_batches(context)[:FEW]
     yardstick = Yardstick.of(model.graph, outputs(model, context, few))
     found: dict[int, float] = {}
     for i, site in enumerate(sites):

@@ -154,9 +154,15 @@ def split_batches(model: Model, batches: Sequence[Feeds], most: int) -> list[Fee
     return pieces
 
 
+def small_batches(context: Context) -> list[Feeds]:
+    """The calibration data, at most `ROWS` rows at a time."""
+    model = context.original
+    return list(context.calibration) if model is None else split_batches(model, context.calibration, ROWS)
+
+
 def portions(batches: Sequence[Feeds], model: Model, seen: Observation) -> list[Feeds]:
-    """Batches cut into pieces of at most `ROWS` rows whose outputs stay below `MOST_MADE` bytes, at least `LEAST` of
-    them to hold some out of, as far as rows suffice.
+    """Batches cut so that outputs of one stay below `MOST_MADE` bytes, and that there are at least `LEAST` to hold some
+    out of, as far as rows suffice.
 
     Args:
         batches: feeds.
@@ -170,7 +176,7 @@ def portions(batches: Sequence[Feeds], model: Model, seen: Observation) -> list[
         sum(array.size for array in feeds.values()) / max(n, 1)
         for feeds, n in zip(batches, rows, strict=True)
     ]
-    most = min(ROWS, int(MOST_MADE / max(4.0 * max(sizes, default=0) * made / max(given, 1), 1.0)))
+    most = int(MOST_MADE / max(4.0 * max(sizes, default=0) * made / max(given, 1), 1.0))
     if len(batches) < LEAST:
         most = min(most, sum(rows) // LEAST)
     return split_batches(model, batches, max(1, most))

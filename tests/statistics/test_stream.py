@@ -34,7 +34,7 @@ def test_a_fixed_batch_is_not_cut() -> None:
 
 
 def test_outputs_of_a_batch_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _rows(["batch", 8], 900) == [32] * 28 + [4]
+    assert _rows(["batch", 8], 900) == [90] * 10
     monkeypatch.setattr(stream, "MOST_MADE", 4 * 20 * 7)
     assert max(_rows(["batch", 8], 900)) == 7
 
