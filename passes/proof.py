@@ -81,11 +81,10 @@ def prove(model: Model, claim: Claim, context: Context, tolerance: float = TOLER
             worst = max(worst, error)
     if not worst <= max(tolerance, rounding):
         reference, feeds, _ = references[0]
-        decides = bool(
-            Decisions(model, reference).inputs
-        )  # then what was compared decided alike, whatever rounds
-        rounding = 0.0 if decides else _rounding(reference, feeds, points, context)
-        raise _refusal(worst, rounding, tolerance)
+        # What decides has been compared as both models decide alike: rounding is no excuse there.
+        decides = bool(Decisions(model, reference).inputs)
+        trembles = 0.0 if decides else _rounding(reference, feeds, points, context)
+        raise _refusal(worst, trembles, tolerance)
     return Equivalence(worst, claim.count(), inside, rounding)
 
 

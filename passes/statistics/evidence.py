@@ -153,16 +153,16 @@ def gather(
     consumers = [consumer.narrow() for consumer in find_consumers(analysis, made=True)]
     evidence = Evidence(analysis, context.seed, {}, consumers, stakes, measured=True)
     free = set(wanted)
-    wide = {id(c.node): c for c in consumers if not free.isdisjoint(atoms(c.input_axis))}
+    asked = {id(c.node): c for c in consumers if not free.isdisjoint(atoms(c.input_axis))}
     pairs = {id(p.node): p for p in find_pairs(analysis) if p.atom in free}
-    junctions = junctions_of(wide.values(), analysis)
+    junctions = junctions_of(asked.values(), analysis)
     stream = Stream(analysis.model, context, batches)
     watchers = dict(watched or {})
     looks: list[_Look] = []
     for node in analysis.model.graph.nodes:
         looks += [_Look([t.name], watchers.pop(t.name)) for t in node.inputs if t.name in watchers]
-        if id(node) in wide:
-            consumer = wide[id(node)]
+        if id(node) in asked:
+            consumer = asked[id(node)]
             looks += _looks_at(consumer, junctions[consumer.name], stream, evidence)
         if id(node) in pairs:
             moments = PairMoments(pairs[id(node)])
